@@ -1,0 +1,1 @@
+"""The kernel side: compile, load, pin, attach, and the maps."""

@@ -1,0 +1,84 @@
+"""The exceptions that a user can meet.
+
+SockaccelError
++-- NotPermittedError     a capability is missing                   (exit 77)
++-- HostError             the host cannot do it or is misconfigured (exit 78)
+|   +-- BccError          BCC is missing, unusable or an impostor
+|   +-- DockerError       no usable Docker daemon
++-- DatapathError         the kernel side failed                    (exit 1)
+|   +-- CompileError      the C programs do not compile
+|   +-- LoadError         the verifier or the kernel refused them
++-- StateError            what is there contradicts what was asked  (exit 1)
++-- InputError            a value given by the user is not usable   (exit 2)
++-- BenchError            a measurement failed or is not valid      (exit 1)
+
+Every message reads ``cannot <verb> <object> '<value>': <reason> (<ERRNO>)``;
+the hint is one thing to type or to read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class SockaccelError(Exception):
+    """Base of all errors that are shown as one line and a hint, without traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class NotPermittedError(SockaccelError):
+    """A capability is missing."""
+
+    exit_code = 77
+
+
+class HostError(SockaccelError):
+    """The host cannot do what was asked, or is not set up for it."""
+
+    exit_code = 78
+
+
+class BccError(HostError):
+    """BCC cannot be imported, or what can be imported is not BCC."""
+
+
+class DockerError(HostError):
+    """No Docker daemon could be used."""
+
+
+class DatapathError(SockaccelError):
+    """The kernel side could not be compiled, loaded, pinned or attached."""
+
+
+class CompileError(DatapathError):
+    """The C programs do not compile."""
+
+
+class LoadError(DatapathError):
+    """The kernel refused a program or a map."""
+
+
+class StateError(SockaccelError):
+    """What is on the host contradicts what was asked for; nothing was changed."""
+
+
+class InputError(SockaccelError):
+    """A value given by the user cannot be used."""
+
+    exit_code = 2
+
+
+class BenchError(SockaccelError):
+    """A measurement failed or is not valid."""
+
+
+def reason(error: OSError) -> str:
+    """Return ``<what the C library says> (<ERRNO>)`` for an OSError."""
+    number = error.errno or 0
+    return f"{os.strerror(number).lower()} ({errno.errorcode.get(number, number)})"
