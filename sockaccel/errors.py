@@ -8,6 +8,7 @@ SockaccelError
 +-- DatapathError         the kernel side failed                    (exit 1)
 |   +-- CompileError      the C programs do not compile
 |   +-- LoadError         the verifier or the kernel refused them
+|   +-- AttachError       the kernel did not attach them
 +-- StateError            what is there contradicts what was asked  (exit 1)
 +-- InputError            a value given by the user is not usable   (exit 2)
 +-- BenchError            a measurement failed or is not valid      (exit 1)
@@ -62,6 +63,10 @@ class CompileError(DatapathError):
 
 class LoadError(DatapathError):
     """The kernel refused a program or a map."""
+
+
+class AttachError(DatapathError):
+    """The kernel did not attach a program."""
 
 
 class StateError(SockaccelError):

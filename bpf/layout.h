@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the kernel programs and user space both read and write. Every structure
+ * has its mirror in sockaccel/datapath/layout.py; the sizes are asserted on both
+ * sides. Padding is explicit: keys are compared byte by byte.
+ */
+
+/*
+ * Key of sock_ops_map: the two initial sequence numbers of the handshake, seen
+ * from one end. The peer's key is the same with the two swapped. Nobody but the
+ * two ends knows both (RFC 6528), whatever addresses and ports they see.
+ */
+struct pair_key {
+	u32 local_seq;  /* own snd_nxt at ESTABLISHED, host order */
+	u32 remote_seq; /* own rcv_nxt at ESTABLISHED, host order */
+	u64 netns;      /* namespace cookie where both addresses are loopback, else 0 */
+};
+_Static_assert(sizeof(struct pair_key) == 16, "mirrored in layout.py");
+
+/* Key of handshakes: the same two numbers, by role, so that both ends name it alike. */
+struct handshake_key {
+	u32 client_seq;
+	u32 server_seq;
+};
+_Static_assert(sizeof(struct handshake_key) == 8, "mirrored in layout.py");
+
+enum handshake_state {
+	HANDSHAKE_ANNOUNCED = 0, /* an in-scope listener here answered this SYN */
+	HANDSHAKE_CLIENT_IN = 1, /* and its client has entered sock_ops_map */
+	HANDSHAKE_REFUSED = 2,   /* and its client stays on TCP; the reason is counted */
+};
+
+struct handshake {
+	u64 server_netns;
+	u64 client_netns;
+	u64 client_sk; /* struct sock *, to be trusted only while client_cookie is found there */
+	u64 client_cookie;
+	u32 state;       /* enum handshake_state */
+	u16 local_port;  /* of the client, host order */
+	u16 remote_port; /* of the client, host order */
+};
+_Static_assert(sizeof(struct handshake) == 40, "mirrored in layout.py");
+
+/* What a client that waits for its peer finds in `peers` under its own key. */
+struct peer {
+	u64 sk;
+	u64 cookie;
+	u64 netns;
+};
+_Static_assert(sizeof(struct peer) == 24, "mirrored in layout.py");
+
+/* Why something went by TCP. Mirrored by sockaccel.datapath.layout.Reason. */
+enum reason {
+	REASON_NONE = 0,
+	/* counted once per connection */
+	REASON_OUT_OF_SCOPE = 1,
+	REASON_REMOTE = 2,
+	REASON_NO_PEER = 3,
+	REASON_PEER_OUT_OF_SCOPE = 4,
+	REASON_MPTCP = 5,
+	REASON_MAP_FULL = 6,
+	REASON_FOREIGN_OWNER = 7,
+	REASON_KERNEL = 8,
+	/* counted once per message */
+	REASON_BACK_PRESSURE = 9,
+	REASON_UNREAD_TCP = 10,
+	REASON_SMALL_WRITES = 11,
+	REASON_DISABLED = 12,
+	REASON_ULP = 13,
+	REASON_MAX = 16,
+};
+
+/* Indices of `counters`: sums over connections; those of live ones are in conns. */
+enum counter {
+	COUNTER_PAIRED = 0,
+	COUNTER_UNPAIRED = 1,
+	COUNTER_REDIRECTED_BYTES = 2,
+	COUNTER_REDIRECTED_MESSAGES = 3,
+	COUNTER_TCP_BYTES = 4,
+	COUNTER_TCP_MESSAGES = 5,
+	COUNTER_REASON = 8, /* + enum reason */
+	COUNTER_MAX = COUNTER_REASON + REASON_MAX,
+};
+
+enum side {
+	SIDE_CLIENT = 0,
+	SIDE_SERVER = 1,
+};
+
+/* One enrolled socket; lives and dies with it. Written under its socket lock. */
+struct conn {
+	struct pair_key key;
+	u64 peer_sk;
+	u64 peer_cookie; /* 0: the peer is not known (yet) */
+	u64 peer_netns;
+	u64 sk;
+	u64 cookie;
+	u64 netns;
+	u64 redirected_bytes;
+	u64 redirected_messages;
+	u64 tcp_bytes; /* up to tcp_seq */
+	u64 tcp_messages;
+	u32 tcp_seq; /* write_seq that tcp_bytes accounts for */
+	u32 scope_epoch;
+	u32 side;        /* enum side */
+	u32 last_reason; /* enum reason of the last message, REASON_NONE if redirected */
+	u32 reasons[REASON_MAX];
+};
+_Static_assert(sizeof(struct conn) == 176, "mirrored in layout.py");
+
+/* One line of the iterator `connections`. */
+struct conn_record {
+	struct conn conn;
+	u64 inode;     /* of the socket's file, 0 without one */
+	u32 write_seq; /* tcp_sock.write_seq */
+	u16 family;
+	u16 local_port; /* host order */
+	u16 remote_port; /* network order */
+	u8 state;       /* TCP_ESTABLISHED… */
+	u8 in_map;      /* 1: a member of a sockmap now */
+	u32 local_ip4;  /* network order */
+	u32 remote_ip4; /* network order */
+	u8 local_ip6[16];
+	u8 remote_ip6[16];
+	u32 pad;
+};
+_Static_assert(sizeof(struct conn_record) == 240, "mirrored in layout.py");
+
+#define CONFIG_ENABLED 1   /* off: every message takes TCP, no socket is enrolled */
+#define CONFIG_SCOPE_ALL 2 /* every namespace is in scope */
+#define CONFIG_PORTS 4     /* only listeners on a port that is set in `ports` */
+
+/* The one element of `config`. */
+struct config {
+	u32 flags;
+	u32 scope_epoch; /* raised whenever `scope` changes: live connections look again */
+};
+_Static_assert(sizeof(struct config) == 8, "mirrored in layout.py");
+
+/* The one element of `options`: how it was enabled, for user space alone. */
+struct options {
+	char json[16384];
+};
+
+/* Key of local_networks; IPv4 as ::ffff:a.b.c.d with 96 added to its prefix. */
+struct network {
+	u32 prefix_len;
+	u8 address[16];
+};
+_Static_assert(sizeof(struct network) == 20, "mirrored in layout.py");
+
+#define PORT_WORDS 1024 /* 65536 ports in u64 */

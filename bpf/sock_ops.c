@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * sock_ops: enrols the two ends of a local connection.
+ *
+ *   SYN at the listener   announces the two initial sequence numbers
+ *   ACTIVE_ESTABLISHED    the client enters if somebody here announced its numbers
+ *   PASSIVE_ESTABLISHED   the server enters if that client did, and both know each other
+ *   STATE -> CLOSE        what the connection moved is added to the counters
+ *
+ * A client whose server is not on this host, or not in scope, finds no
+ * announcement and is never enrolled. Callback flags are only ever added: other
+ * programs on the cgroup have theirs. The return value is 1 throughout and
+ * `reply` is left alone, so that no setting of the kernel's is changed.
+ */
+
+static __always_inline int unpaired(u32 reason)
+{
+	count(COUNTER_REASON + reason, 1);
+	if (reason != REASON_OUT_OF_SCOPE)
+		count(COUNTER_UNPAIRED, 1);
+	return 1;
+}
+
+/* Fills `address` with the remote address, IPv4 as v4-mapped, and says if both are loopback. */
+static __always_inline int loopback_and_remote(struct bpf_sock_ops *ctx, u32 *address)
+{
+	u32 local0 = ctx->local_ip6[0], local1 = ctx->local_ip6[1];
+	u32 local2 = ctx->local_ip6[2], local3 = ctx->local_ip6[3];
+
+	address[0] = ctx->remote_ip6[0];
+	address[1] = ctx->remote_ip6[1];
+	address[2] = ctx->remote_ip6[2];
+	address[3] = ctx->remote_ip6[3];
+	if (ctx->family == 2 /* AF_INET */) {
+		address[0] = address[1] = local0 = local1 = 0;
+		address[2] = local2 = bpf_htonl(0xffff);
+		address[3] = ctx->remote_ip4;
+		local3 = ctx->local_ip4;
+	}
+	if (address[0] || address[1] || local0 || local1)
+		return 0;
+	if (address[2] == bpf_htonl(0xffff) && local2 == bpf_htonl(0xffff))
+		return (bpf_ntohl(address[3]) >> 24) == 127 && (bpf_ntohl(local3) >> 24) == 127;
+	return address[2] == 0 && local2 == 0 && address[3] == bpf_htonl(1) && local3 == bpf_htonl(1);
+}
+
+/* Why no in-scope peer was found behind this address. */
+static __always_inline u32 absent_reason(u32 *address)
+{
+	struct network network = {.prefix_len = 128};
+
+	__builtin_memcpy(network.address, address, 16);
+	return local_networks.lookup(&network) ? REASON_PEER_OUT_OF_SCOPE : REASON_REMOTE;
+}
+
+static __always_inline u32 update_error_reason(int error)
+{
+	switch (error) {
+	case -7: /* E2BIG */
+		return REASON_MAP_FULL;
+	case -16: /* EBUSY: another sk_msg program owns the socket */
+		return REASON_FOREIGN_OWNER;
+	case -17: /* EEXIST: two live connections with equal numbers */
+		return REASON_NO_PEER;
+	case -22: /* EINVAL: an upper-layer protocol is set */
+		return REASON_ULP;
+	default:
+		return REASON_KERNEL;
+	}
+}
+
+static __always_inline int is_mptcp(u64 sk)
+{
+	u8 mptcp = 0;
+
+#ifdef OFF_IS_MPTCP
+	read_field(&mptcp, sk, OFF_IS_MPTCP);
+#endif
+	return mptcp;
+}
+
+/*
+ * The address of the socket as a number. The verifier's own view of it (ctx->sk)
+ * takes no offsets, and hides requests, which are no full sockets; the kernel's
+ * context behind ctx has it for both.
+ */
+static __always_inline u64 socket_address(struct bpf_sock_ops *ctx)
+{
+	u64 sk = 0;
+
+	read_field(&sk, (u64)ctx, OFF_SOCK_OPS_KERN_SK);
+	return sk;
+}
+
+/*
+ * A SYN was accepted: this callback asks for the initial receive window of the
+ * request, whose answer, with both numbers set, goes out next (also with SYN
+ * cookies).
+ */
+static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
+{
+	struct handshake handshake = {};
+	struct handshake_key key;
+	u64 request, listener = 0, netns;
+
+	netns = bpf_get_netns_cookie(ctx);
+	if (!netns_in_scope(cfg, netns))
+		return 1;
+	if (cfg->flags & CONFIG_PORTS) {
+		u32 port = ctx->local_port, word = port / 64;
+		u64 *bits = ports.lookup(&word);
+
+		if (!bits || !(*bits & (1ULL << (port % 64))))
+			return 1;
+	}
+	request = socket_address(ctx);
+	read_field(&listener, request, OFF_REQUEST_LISTENER);
+	/* Children of an MPTCP listener, plain ones too, crash some kernels in a sockmap. */
+	if (is_mptcp(listener)) {
+		count(COUNTER_REASON + REASON_MPTCP, 1);
+		return 1;
+	}
+	read_field(&key.client_seq, request, OFF_REQUEST_RCV_ISN);
+	read_field(&key.server_seq, request, OFF_REQUEST_SNT_ISN);
+	key.client_seq++;
+	key.server_seq++;
+	handshake.server_netns = netns;
+	handshakes.update(&key, &handshake);
+	return 1;
+}
+
+/* Enters the socket into the map; its record first, so that no message finds none. */
+static __always_inline int enrol(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
+				 struct pair_key *key, u64 netns, u32 side, struct conn **out)
+{
+	struct conn *conn;
+	int error;
+
+	conn = conns.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn)
+		return -12; /* ENOMEM */
+	conn->key = *key;
+	conn->sk = socket_address(ctx);
+	/* Made here if the socket has none yet: sk_msg and the iterator can only read it. */
+	conn->cookie = bpf_get_socket_cookie(ctx);
+	conn->netns = netns;
+	conn->side = side;
+	conn->tcp_seq = key->local_seq;
+	error = sock_ops_map.sock_hash_update(ctx, key, BPF_NOEXIST);
+	if (error) {
+		conns.sk_storage_delete(sk);
+		return error;
+	}
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	*out = conn;
+	return 0;
+}
+
+static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cfg)
+{
+	struct handshake_key hkey = {.client_seq = ctx->snd_nxt, .server_seq = ctx->rcv_nxt};
+	struct pair_key key = {.local_seq = ctx->snd_nxt, .remote_seq = ctx->rcv_nxt};
+	struct bpf_sock *sk = ctx->sk;
+	struct handshake *handshake;
+	struct conn *conn;
+	u32 remote[4];
+	int loopback, error;
+	u64 netns;
+
+	netns = bpf_get_netns_cookie(ctx);
+	if (!netns_in_scope(cfg, netns))
+		return unpaired(REASON_OUT_OF_SCOPE);
+	if (!sk)
+		return 1;
+	/*
+	 * No packet: TCP_REPAIR, whose owner chooses both numbers. A handshake that
+	 * happened has a SYN-ACK.
+	 */
+	if (!ctx->skb_len)
+		return unpaired(REASON_NO_PEER);
+	loopback = loopback_and_remote(ctx, remote);
+	handshake = handshakes.lookup(&hkey);
+	if (!handshake || handshake->state != HANDSHAKE_ANNOUNCED ||
+	    (loopback && handshake->server_netns != netns))
+		return unpaired(absent_reason(remote));
+	if (is_mptcp(socket_address(ctx))) {
+		handshake->state = HANDSHAKE_REFUSED;
+		return unpaired(REASON_MPTCP);
+	}
+	if (loopback)
+		key.netns = netns;
+	error = enrol(ctx, sk, &key, netns, SIDE_CLIENT, &conn);
+	if (error) {
+		handshake->state = HANDSHAKE_REFUSED;
+		return unpaired(update_error_reason(error));
+	}
+	conn->scope_epoch = cfg->scope_epoch;
+	handshake->client_sk = conn->sk;
+	handshake->client_cookie = conn->cookie;
+	handshake->client_netns = netns;
+	handshake->local_port = ctx->local_port;
+	handshake->remote_port = bpf_ntohl(ctx->remote_port);
+	handshake->state = HANDSHAKE_CLIENT_IN;
+	return 1;
+}
+
+static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *cfg)
+{
+	struct handshake_key hkey = {.client_seq = ctx->rcv_nxt, .server_seq = ctx->snd_nxt};
+	struct pair_key key = {.local_seq = ctx->snd_nxt, .remote_seq = ctx->rcv_nxt};
+	struct bpf_sock *sk = ctx->sk;
+	struct handshake handshake = {};
+	struct handshake *found;
+	struct pair_key client_key = {};
+	struct peer peer = {};
+	struct conn *conn;
+	u32 remote[4];
+	int loopback, error;
+	u64 netns;
+
+	netns = bpf_get_netns_cookie(ctx);
+	if (!netns_in_scope(cfg, netns))
+		return 1; /* a connection is counted once, at its client */
+	if (!sk)
+		return 1;
+	loopback = loopback_and_remote(ctx, remote);
+	found = handshakes.lookup(&hkey);
+	if (!found)
+		return 1; /* not announced (port or MPTCP), or pushed out by a flood of SYNs */
+	handshake = *found;
+	handshakes.delete(&hkey);
+	if (handshake.state == HANDSHAKE_REFUSED)
+		return 1; /* counted there */
+	if (handshake.state == HANDSHAKE_ANNOUNCED)
+		return unpaired(absent_reason(remote));
+	/*
+	 * The numbers agree. Whatever NAT does, it leaves one of the two ports alone;
+	 * and loopback does not leave its namespace.
+	 */
+	if (handshake.server_netns != netns || (loopback && handshake.client_netns != netns) ||
+	    (handshake.local_port != bpf_ntohl(ctx->remote_port) &&
+	     handshake.remote_port != ctx->local_port))
+		return unpaired(REASON_NO_PEER);
+	if (loopback)
+		key.netns = netns;
+	error = enrol(ctx, sk, &key, netns, SIDE_SERVER, &conn);
+	if (error)
+		return unpaired(update_error_reason(error));
+	conn->scope_epoch = cfg->scope_epoch;
+	conn->peer_sk = handshake.client_sk;
+	conn->peer_netns = handshake.client_netns;
+	conn->peer_cookie = handshake.client_cookie;
+	peer.sk = conn->sk;
+	peer.cookie = conn->cookie;
+	peer.netns = netns;
+	client_key.local_seq = key.remote_seq;
+	client_key.remote_seq = key.local_seq;
+	client_key.netns = key.netns;
+	peers.update(&client_key, &peer);
+	count(COUNTER_PAIRED, 1);
+	return 1;
+}
+
+/* True once our FIN has taken its place in the sequence space. */
+static __always_inline int fin_counted(u32 old_state)
+{
+	return old_state == BPF_TCP_FIN_WAIT1 || old_state == BPF_TCP_FIN_WAIT2 ||
+	       old_state == BPF_TCP_CLOSING || old_state == BPF_TCP_LAST_ACK;
+}
+
+static __always_inline int on_state(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct conn *conn;
+	u32 write_seq = 0;
+	u64 tcp_bytes;
+
+	if (!sk || ctx->args[1] != BPF_TCP_CLOSE)
+		return 1;
+	conn = conns.sk_storage_get(sk, 0, 0);
+	if (!conn)
+		return 1;
+	read_field(&write_seq, conn->sk, OFF_WRITE_SEQ);
+	tcp_bytes = conn->tcp_bytes + (u32)(write_seq - conn->tcp_seq);
+	if (tcp_bytes && fin_counted(ctx->args[0]))
+		tcp_bytes--;
+	count(COUNTER_REDIRECTED_BYTES, conn->redirected_bytes);
+	count(COUNTER_REDIRECTED_MESSAGES, conn->redirected_messages);
+	count(COUNTER_TCP_BYTES, tcp_bytes);
+	count(COUNTER_TCP_MESSAGES, conn->tcp_messages);
+#pragma unroll
+	for (int i = REASON_BACK_PRESSURE; i < REASON_MAX; i++)
+		if (conn->reasons[i])
+			count(COUNTER_REASON + i, conn->reasons[i]);
+	if (conn->side == SIDE_CLIENT) {
+		struct pair_key key = conn->key;
+
+		peers.delete(&key);
+	}
+	/* Counted now; a second CLOSE must find nothing. */
+	conns.sk_storage_delete(sk);
+	return 1;
+}
+
+int sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct config *cfg;
+
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_RWND_INIT:
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		return on_state(ctx);
+	default:
+		return 1;
+	}
+	cfg = get_config();
+	if (!cfg || !(cfg->flags & CONFIG_ENABLED))
+		return 1;
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_RWND_INIT:
+		/* A client's own SYN asks too, as a full socket. */
+		return ctx->is_fullsock ? 1 : on_syn(ctx, cfg);
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		return on_active(ctx, cfg);
+	default:
+		return on_passive(ctx, cfg);
+	}
+}

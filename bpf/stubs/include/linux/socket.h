@@ -1,0 +1,1 @@
+/* Empty: BCC's text includes it, these programs do not need it. */

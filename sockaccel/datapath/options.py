@@ -1,0 +1,69 @@
+"""What `enable` was asked for. Stored beside the maps, so that a second one can compare."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from sockaccel.datapath.layout import OPTIONS_SIZE
+from sockaccel.errors import InputError
+
+DEFAULT_MAX_CONNECTIONS = 65_536
+MAX_CONNECTIONS_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `enable`, resolved: paths are absolute, ports are normalised."""
+
+    cgroup: str
+    scope: str = "docker"
+    policy: str = "safe"
+    netns: tuple[str, ...] = ()
+    ports: str | None = None
+    max_connections: int = DEFAULT_MAX_CONNECTIONS
+    docker_host: str | None = None
+
+    def differences(self, other: Options) -> list[str]:
+        """Return one ``--option: mine, not theirs`` for each that differs."""
+        return [
+            f"--{field.name.replace('_', '-')} is {_shown(mine)}, not {_shown(theirs)}"
+            for field in fields(self)
+            if (mine := getattr(self, field.name)) != (theirs := getattr(other, field.name))
+        ]
+
+    def to_bytes(self) -> bytes:
+        """Return the stored form.
+
+        Raises:
+            InputError: there are too many or too long values to store.
+
+        """
+        text = json.dumps(asdict(self)).encode()
+        if len(text) >= OPTIONS_SIZE:
+            raise InputError(
+                f"cannot store the options: {len(text)} bytes, at most {OPTIONS_SIZE - 1}",
+                "name fewer namespaces with --netns, or use --scope all",
+            )
+        return text.ljust(OPTIONS_SIZE, b"\0")
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        """Return the options that `to_bytes` stored.
+
+        Raises:
+            ValueError: these bytes are not that.
+
+        """
+        values: dict[str, Any] = json.loads(stored.rstrip(b"\0"))
+        known = {field.name for field in fields(cls)}
+        values = {name: value for name, value in values.items() if name in known}
+        values["netns"] = tuple(values.get("netns", ()))
+        return cls(**values)
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return "not set"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

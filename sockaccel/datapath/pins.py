@@ -1,0 +1,130 @@
+"""The pin directory: where it may be, what it holds, and who may change it.
+
+A directory appears under its name only when everything in it is in place: it is
+built as ``<name>_staging`` and renamed. The link that attaches sock_ops comes
+last, so a loader killed at any step leaves nothing that acts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sockaccel.datapath import compiler
+from sockaccel.errors import HostError, InputError, NotPermittedError, StateError, reason
+
+DEFAULT_PIN_DIR = Path("/sys/fs/bpf/sockaccel")
+LINK = "sock_ops_link"
+NAMES = frozenset({*compiler.MAPS, *compiler.PROGRAMS, compiler.ITERATOR_PIN, LINK})
+
+_BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
+
+
+def _file_system_magic(path: Path) -> int:
+    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with long f_type
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.statfs(os.fsencode(path), buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return int(ctypes.c_long.from_buffer(buffer).value)
+
+
+def check(pin_dir: Path) -> None:
+    """Check that a pin directory can be made and removed there.
+
+    Raises:
+        InputError: it is not below a bpffs, its parent is missing, or its name is not usable.
+        HostError: no bpffs is mounted at the usual place.
+        NotPermittedError: this user may not look.
+
+    """
+    parent = pin_dir.parent
+    if "." in pin_dir.name or not pin_dir.is_absolute():
+        raise InputError(
+            f"cannot use pin directory '{pin_dir}': the kernel wants an absolute path whose name "
+            "has no dot",
+            f"--pin-dir {DEFAULT_PIN_DIR}",
+        )
+    try:
+        on_bpffs = _file_system_magic(parent) & 0xFFFFFFFF == _BPF_FS_MAGIC
+        if pin_dir.exists():
+            on_bpffs = on_bpffs and _file_system_magic(pin_dir) & 0xFFFFFFFF == _BPF_FS_MAGIC
+    except PermissionError as error:
+        raise NotPermittedError(
+            f"cannot look into pin directory '{pin_dir}': {reason(error)}", "run as root"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot use pin directory '{pin_dir}': {reason(error)}",
+            f"--pin-dir {DEFAULT_PIN_DIR}",
+        ) from error
+    if on_bpffs:
+        return
+    if parent == DEFAULT_PIN_DIR.parent:
+        raise HostError(
+            f"cannot use pin directory '{pin_dir}': no bpffs is mounted at '{parent}'",
+            f"mount -t bpf bpf {parent}",
+        )
+    raise InputError(
+        f"cannot use pin directory '{pin_dir}': it is not on a bpffs",
+        f"--pin-dir {DEFAULT_PIN_DIR}",
+    )
+
+
+def foreign_entries(pin_dir: Path) -> list[str]:
+    """Return the names in a directory that sockaccel never pins; empty when it is missing."""
+    try:
+        names = os.listdir(pin_dir)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        return [pin_dir.name]
+    return sorted(set(names) - NAMES)
+
+
+def refuse_foreign(pin_dir: Path) -> None:
+    """Refuse a directory that holds something else.
+
+    Raises:
+        StateError: it does.
+
+    """
+    if foreign := foreign_entries(pin_dir):
+        raise StateError(
+            f"cannot use pin directory '{pin_dir}': it holds '{foreign[0]}', which is not "
+            "sockaccel's",
+            "choose another directory with --pin-dir",
+        )
+
+
+def staging(pin_dir: Path) -> Path:
+    """Return where a pin directory is built."""
+    return pin_dir.with_name(pin_dir.name + "_staging")
+
+
+def remove(directory: Path) -> None:
+    """Unpin what sockaccel pinned there and remove the directory; missing is fine."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    # The link first: what is left after a kill in between must not act.
+    for name in sorted(names, key=lambda name: name != LINK):
+        if name in NAMES:
+            (directory / name).unlink(missing_ok=True)
+    directory.rmdir()
+
+
+@contextmanager
+def locked(pin_dir: Path) -> Iterator[None]:
+    """Hold the right to change the pin directory; ends with the process, however it ends."""
+    descriptor = os.open(pin_dir.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
