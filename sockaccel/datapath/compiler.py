@@ -66,7 +66,7 @@ def compile_and_pin(request: Request) -> None:
     """
     command = [sys.executable, "-m", "sockaccel.datapath.compiler"]
     try:
-        child = subprocess.run(  # noqa: S603
+        child = subprocess.run(
             command,
             input=json.dumps(asdict(request)),
             capture_output=True,

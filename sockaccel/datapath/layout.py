@@ -132,5 +132,11 @@ class ConnRecord(ctypes.Structure):
 OPTIONS_SIZE = 16384
 PORTS_SIZE = 8192
 
-for _structure, _size in ((PairKey, 16), (Config, 8), (Network, 20), (Conn, 176), (ConnRecord, 240)):
-    assert ctypes.sizeof(_structure) == _size, _structure  # noqa: S101 - mirrors _Static_assert
+for _structure, _size in (
+    (PairKey, 16),
+    (Config, 8),
+    (Network, 20),
+    (Conn, 176),
+    (ConnRecord, 240),
+):
+    assert ctypes.sizeof(_structure) == _size, _structure

@@ -9,14 +9,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import cache
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sockaccel.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 _T = TypeVar("_T", bound=ctypes.Structure)
@@ -223,9 +225,7 @@ def attached_programs(target_fd: int, kind: AttachType) -> list[int]:
 
 def _info(descriptor: int, info: _T) -> _T:
     size = ctypes.c_uint32(ctypes.sizeof(info))
-    _check(
-        library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size))
-    )
+    _check(library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)))
     return info
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sockaccel.datapath import compiler, libbpf, pins
 from sockaccel.datapath.layout import Config, ConfigFlags, Network
 from sockaccel.datapath.libbpf import AttachType
-from sockaccel.datapath.options import Options
 from sockaccel.datapath.state import KEY_ZERO, Datapath
 from sockaccel.errors import (
     AttachError,
@@ -22,8 +20,14 @@ from sockaccel.errors import (
     StateError,
     reason,
 )
-from sockaccel.scope.netns import Namespace
-from sockaccel.scope.ports import PortSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from ipaddress import IPv4Network, IPv6Network
+
+    from sockaccel.datapath.options import Options
+    from sockaccel.scope.netns import Namespace
+    from sockaccel.scope.ports import PortSet
 
 # In-flight handshakes; the least recent is pushed out, and then stays on TCP.
 MAX_HANDSHAKES = 32_768
@@ -81,7 +85,7 @@ def existing(pin_dir: Path, options: Options) -> Outcome | None:
     with datapath:
         if not datapath.attached:
             return None
-        differences = options.differences(datapath.options)
+        differences = datapath.options.differences(options)
         if differences:
             raise StateError(
                 "cannot enable: already enabled with other options: " + "; ".join(differences),
@@ -231,9 +235,7 @@ def _attach(pin_dir: Path, cgroup: str) -> None:
         with (
             libbpf.fd(libbpf.open_pin(pin_dir / "sock_ops")) as program,
             libbpf.fd(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)) as directory,
-            libbpf.fd(
-                libbpf.link_cgroup(program, directory, AttachType.CGROUP_SOCK_OPS)
-            ) as link,
+            libbpf.fd(libbpf.link_cgroup(program, directory, AttachType.CGROUP_SOCK_OPS)) as link,
         ):
             libbpf.pin(link, pin_dir / pins.LINK)
     except OSError as error:

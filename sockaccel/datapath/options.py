@@ -26,7 +26,7 @@ class Options:
     docker_host: str | None = None
 
     def differences(self, other: Options) -> list[str]:
-        """Return one ``--option: mine, not theirs`` for each that differs."""
+        """Return one ``--option is <self's>, not <other's>`` for each that differs."""
         return [
             f"--{field.name.replace('_', '-')} is {_shown(mine)}, not {_shown(theirs)}"
             for field in fields(self)

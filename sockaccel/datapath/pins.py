@@ -10,12 +10,15 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sockaccel.datapath import compiler
 from sockaccel.errors import HostError, InputError, NotPermittedError, StateError, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/sockaccel")
 LINK = "sock_ops_link"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from sockaccel.datapath import libbpf, pins
 from sockaccel.datapath.compiler import ITERATOR_PIN, PROGRAMS
@@ -24,6 +22,10 @@ from sockaccel.datapath.layout import (
 from sockaccel.datapath.libbpf import AttachType, ProgType
 from sockaccel.datapath.options import Options
 from sockaccel.errors import NotPermittedError, StateError, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 KEY_ZERO = bytes(4)
 _READ_SIZE = 1 << 20

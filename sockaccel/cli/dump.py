@@ -1,0 +1,177 @@
+"""`sockaccel dump`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from sockaccel.cli.main import Settings, output_option
+from sockaccel.datapath.layout import Reason
+from sockaccel.datapath.state import Datapath
+from sockaccel.errors import StateError
+from sockaccel.inspect.connections import Connection, Container, Dump, Endpoint, Owner, State, join
+from sockaccel.inspect.processes import owners
+from sockaccel.render.json import print_json
+from sockaccel.render.table import render_table
+from sockaccel.render.units import bytes_text
+
+_FOLLOW_S = 1.0
+
+
+@click.command("dump", short_help="The entries of sock_ops_map, joined into connections.")
+@click.option("--container", metavar="NAME", help="Only connections of this container.")
+@click.option("--port", metavar="P", type=click.IntRange(1, 65535), help="Either end's port.")
+@click.option("--state", type=click.Choice([state.value for state in State]))
+@click.option("--follow", is_flag=True, help="Again every second, until interrupted.")
+@output_option
+@click.pass_obj
+def command(
+    settings: Settings, container: str | None, port: int | None, state: str | None, follow: bool
+) -> None:
+    """Show every accelerated connection: both ends, which way their bytes went, and why.
+
+    Cookies are written as `ss -e` writes them (sk:…). Counters are of what the end has sent.
+    """
+    while True:
+        with _opened(settings) as datapath:
+            containers = _containers(datapath)
+            dump = read(datapath, containers)
+        shown = [each for each in dump.connections if _matches(each, container, port, state)]
+        if settings.json:
+            _print_json(dump, shown, follow)
+        else:
+            _print(dump, shown)
+        if not follow:
+            return
+        time.sleep(_FOLLOW_S)
+
+
+def _opened(settings: Settings) -> Datapath:
+    datapath = Datapath.open(settings.pin_dir)
+    if datapath is None:
+        raise StateError(
+            f"cannot read the entries of sock_ops_map: nothing is pinned in '{settings.pin_dir}'",
+            "sockaccel enable",
+        )
+    return datapath
+
+
+def read(datapath: Datapath, containers: dict[int, Container]) -> Dump:
+    """Read the map and the records, and find the processes."""
+    records = list(datapath.records())
+    found = owners({record.inode for record in records if record.inode})
+
+    def owner(inode: int) -> Owner:
+        process = found.get(inode)
+        return (process.pid, process.name) if process else (None, None)
+
+    return join(datapath.entries(), records, owner, containers)
+
+
+def _containers(datapath: Datapath) -> dict[int, Container]:
+    """Return the containers in scope by namespace cookie; none where Docker is not asked."""
+    options = datapath.options
+    if options.scope != "docker":
+        return {}
+    from sockaccel.errors import SockaccelError  # noqa: PLC0415
+    from sockaccel.scope.docker import snapshot  # noqa: PLC0415
+    from sockaccel.scope.netns import netns_cookie  # noqa: PLC0415
+
+    found = {}
+    try:
+        for each in snapshot(options.docker_host):
+            found[netns_cookie(each.netns_path)] = Container(each.id, each.name)
+    except SockaccelError:  # names are an extra: what the map says does not depend on them
+        return found
+    return found
+
+
+def _matches(
+    connection: Connection, container: str | None, port: int | None, state: str | None
+) -> bool:
+    ends = connection.endpoints
+    return (
+        (state is None or connection.state == state)
+        and (port is None or any(port in (end.local_port, end.remote_port) for end in ends))
+        and (
+            container is None
+            or any(
+                end.container
+                and (end.container.name == container or end.container.id.startswith(container))
+                for end in ends
+            )
+        )
+    )
+
+
+def _end_json(end: Endpoint | None) -> dict[str, Any] | None:
+    if end is None:
+        return None
+    container = end.container
+    return {
+        "cookie": f"{end.cookie:x}",
+        "local": end.local,
+        "remote": end.remote,
+        "netns_cookie": end.netns_cookie,
+        "container": {"id": container.id, "name": container.name} if container else None,
+        "pid": end.pid,
+        "process": end.process,
+        "redirected_bytes": end.redirected_bytes,
+        "redirected_messages": end.redirected_messages,
+        "tcp_bytes": end.tcp_bytes,
+        "tcp_messages": end.tcp_messages,
+        "reason": end.reason.label if end.reason is not Reason.NONE else None,
+    }
+
+
+def _print_json(dump: Dump, shown: list[Connection], follow: bool) -> None:
+    print_json(
+        "sockaccel.dump/1",
+        compact=follow,
+        entries=dump.entries,
+        connections=[
+            {
+                "id": each.id,
+                "state": each.state.value,
+                "client": _end_json(each.client),
+                "server": _end_json(each.server),
+            }
+            for each in shown
+        ],
+        unreadable=[f"{key[0]:08x}{key[1]:08x}" for key in dump.unreadable],
+    )
+
+
+def _process(end: Endpoint | None) -> str:
+    if end is None:
+        return "(gone)"
+    name = end.container.name if end.container else end.process
+    return f"{name or '?'}({end.pid or '?'})"
+
+
+def _print(dump: Dump, shown: list[Connection]) -> None:
+    rows: list[tuple[str, ...]] = []
+    for each in shown:
+        client, server = each.client, each.server
+        either = client or server
+        reasons = {end.reason.label for end in each.endpoints if end.reason is not Reason.NONE}
+        rows.append(
+            (
+                each.state.value,
+                client.local if client else (server.remote if server else "?"),
+                server.local if server else (client.remote if client else "?"),
+                _process(client),
+                _process(server),
+                f"{client.cookie:x}" if client else "-",
+                f"{server.cookie:x}" if server else "-",
+                bytes_text(sum(end.redirected_bytes for end in each.endpoints)) if either else "-",
+                bytes_text(sum(end.tcp_bytes for end in each.endpoints)) if either else "-",
+                ",".join(sorted(reasons)) or "-",
+            )
+        )
+    rows += [("unreadable", *["?"] * 9) for _ in dump.unreadable]
+    headers = ("STATE", "CLIENT", "SERVER", "FROM", "TO", "SK", "SK", "REDIRECTED", "TCP", "WHY")
+    click.echo(render_table(headers, rows, {7, 8}))
+    click.echo(f"{dump.entries} entries, {len(shown)} of {len(dump.connections)} connections shown")

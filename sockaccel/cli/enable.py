@@ -1,0 +1,165 @@
+"""`sockaccel enable`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sockaccel.cli.main import Settings, output_option
+from sockaccel.datapath import lifecycle, pins
+from sockaccel.datapath.lifecycle import Outcome, Scope
+from sockaccel.datapath.options import (
+    DEFAULT_MAX_CONNECTIONS,
+    MAX_CONNECTIONS_LIMIT,
+    Options,
+)
+from sockaccel.inspect.existing import count_existing_local
+from sockaccel.render.json import print_json
+from sockaccel.scope.cgroup import check_cgroup, default_cgroup
+from sockaccel.scope.docker import docker_namespaces, docker_url
+from sockaccel.scope.netns import Namespace, all_namespaces, local_networks, netns_cookie
+from sockaccel.scope.ports import parse_ports
+
+_BLIND = (
+    "Note: interface counters, docker stats and tcpdump do not see redirected bytes; "
+    "`sockaccel status` does."
+)
+
+
+@click.command("enable", short_help="Accelerate new local connections.")
+@click.option("--cgroup", metavar="PATH", help="Default: the root of cgroup v2.")
+@click.option("--scope", type=click.Choice(["docker", "all"]), default="docker", show_default=True)
+@click.option("--policy", type=click.Choice(["safe", "all"]), default="safe", show_default=True)
+@click.option(
+    "--netns",
+    metavar="PATH",
+    multiple=True,
+    help="A network namespace to put in scope; may be given again.",
+)
+@click.option("--ports", metavar="LIST", help="Listeners' ports, such as 80,8000-8999.")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1, MAX_CONNECTIONS_LIMIT),
+    default=DEFAULT_MAX_CONNECTIONS,
+    show_default=True,
+)
+@click.option("--docker-host", metavar="URL", help="Default: unix:///run/docker.sock.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, stop.")
+@output_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    cgroup: str | None,
+    scope: str,
+    policy: str,
+    netns: tuple[str, ...],
+    ports: str | None,
+    max_connections: int,
+    docker_host: str | None,
+    dry_run: bool,
+) -> None:
+    """Compile, load, pin and attach; new connections between two sockets in scope are redirected.
+
+    Both ends of a connection must be in scope. Connections that are open already stay on TCP.
+
+    \b
+    Examples:
+      sockaccel enable                            every Docker container
+      sockaccel enable --netns /run/netns/web --netns /run/netns/cache
+      sockaccel enable --scope all --ports 80,8000-8999
+    """  # noqa: D301 - \b is click's
+    port_set = parse_ports(ports) if ports is not None else None
+    cgroup_path = check_cgroup(cgroup) if cgroup is not None else default_cgroup()
+    options = Options(
+        cgroup=str(cgroup_path),
+        scope=scope,
+        policy=policy,
+        netns=tuple(dict.fromkeys(str(Path(path).absolute()) for path in netns)),
+        ports=str(port_set) if port_set else None,
+        max_connections=max_connections,
+        docker_host=docker_host,
+    )
+    lifecycle.check_capabilities()
+    pins.check(settings.pin_dir)
+    named = [Namespace(netns_cookie(path), path) for path in options.netns]
+    if lifecycle.existing(settings.pin_dir, options):
+        _report(settings, options, Outcome.ALREADY_ENABLED)
+        return
+    namespaces = _resolve(options, named)
+    resolved = Scope(tuple(namespaces), port_set, frozenset(local_networks(namespaces)))
+    if dry_run:
+        _report_plan(settings, options, resolved)
+        return
+    outcome = lifecycle.enable(settings.pin_dir, options, resolved)
+    count = count_existing_local(namespaces, port_set) if outcome is Outcome.ENABLED else 0
+    _report(settings, options, outcome, len(namespaces), count)
+
+
+def _resolve(options: Options, named: list[Namespace]) -> list[Namespace]:
+    if options.scope == "all":
+        return all_namespaces()
+    found = {namespace.cookie: namespace for namespace in named}
+    if named and not (options.docker_host or Path(docker_url().removeprefix("unix://")).exists()):
+        return list(found.values())
+    containers, warnings = docker_namespaces(options.docker_host)
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    return list({namespace.cookie: namespace for namespace in (*containers, *named)}.values())
+
+
+def _who(options: Options, namespaces: int) -> str:
+    if options.scope == "all":
+        return "every network namespace"
+    return f"{namespaces} network namespace{'s' * (namespaces != 1)}"
+
+
+def _report_plan(settings: Settings, options: Options, scope: Scope) -> None:
+    if settings.json:
+        print_json(
+            "sockaccel.enable/1",
+            outcome="dry-run",
+            cgroup=options.cgroup,
+            scope=options.scope,
+            namespaces=len(scope.namespaces),
+            ports=options.ports,
+            pin_dir=str(settings.pin_dir),
+        )
+        return
+    click.echo(f"Would load sock_ops, sk_msg and sk_skb and pin them in {settings.pin_dir},")
+    click.echo(f"attach sock_ops to cgroup {options.cgroup},")
+    where = f" to listeners on ports {options.ports}" if options.ports else ""
+    click.echo(f"and accelerate new connections in {_who(options, len(scope.namespaces))}{where}.")
+    click.echo(_BLIND, err=True)
+
+
+def _report(
+    settings: Settings,
+    options: Options,
+    outcome: Outcome,
+    namespaces: int = 0,
+    existing_connections: int = 0,
+) -> None:
+    if settings.json:
+        print_json(
+            "sockaccel.enable/1",
+            outcome=outcome.name.lower().replace("_", "-"),
+            cgroup=options.cgroup,
+            scope=options.scope,
+            namespaces=namespaces,
+            ports=options.ports,
+            pin_dir=str(settings.pin_dir),
+            existing_connections=existing_connections,
+        )
+        return
+    if outcome is Outcome.ALREADY_ENABLED:
+        click.echo("already enabled")
+        return
+    click.echo(f"enabled for {_who(options, namespaces)}, cgroup {options.cgroup}")
+    if existing_connections:
+        plural = "s that are open stay" if existing_connections != 1 else " that is open stays"
+        click.echo(
+            f"{existing_connections} local connection{plural} on TCP; "
+            "connections made from now on are accelerated"
+        )
+    click.echo(_BLIND, err=True)

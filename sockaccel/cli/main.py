@@ -1,0 +1,135 @@
+"""The command line. Imports as little as it can: `status` must be quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sockaccel import __version__
+from sockaccel.errors import SockaccelError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_COMMANDS = {
+    "enable": "sockaccel.cli.enable",
+    "disable": "sockaccel.cli.disable",
+    "status": "sockaccel.cli.status",
+    "dump": "sockaccel.cli.dump",
+}
+
+
+@dataclass
+class Settings:
+    """The global options."""
+
+    output: str
+    pin_dir: Path
+    color: str
+    debug: bool
+
+    @property
+    def json(self) -> bool:
+        """Whether stdout is for programs."""
+        return self.output == "json"
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when it is used."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        from importlib import import_module  # noqa: PLC0415
+
+        command: click.Command = import_module(_COMMANDS[cmd_name]).command
+        return command
+
+
+def _set_output(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value:
+        context.obj.output = value
+
+
+def output_option(function: F) -> F:
+    """Let -o stand behind the command, too."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        expose_value=False,
+        callback=_set_output,
+        help="What stdout carries.",
+    )(function)
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"auto_envvar_prefix": "SOCKACCEL", "help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="sockaccel")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="What stdout carries.",
+)
+@click.option(
+    "--pin-dir",
+    type=click.Path(path_type=Path),
+    default="/sys/fs/bpf/sockaccel",
+    show_default=True,
+    help="Where programs and maps are pinned; one directory, one instance.",
+)
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="NO_COLOR holds, too.",
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(context: click.Context, output: str, pin_dir: Path, color: str, debug: bool) -> None:
+    """Accelerate TCP between processes on this host, and show that it is still TCP."""
+    if color == "always":
+        context.color = True
+    elif color == "never" or os.environ.get("NO_COLOR"):
+        context.color = False
+    context.obj = Settings(output, pin_dir, color, debug)
+
+
+def main() -> None:
+    """Run the command line; turn errors into one line, a hint and an exit code."""
+    debug = "--debug" in sys.argv or os.environ.get("SOCKACCEL_DEBUG") not in (None, "", "0")
+    try:
+        result = cli.main(standalone_mode=False)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SockaccelError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        if error.hint:
+            click.echo(f"Hint: {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader has seen enough; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(result if isinstance(result, int) else 0)

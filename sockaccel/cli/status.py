@@ -1,0 +1,121 @@
+"""`sockaccel status`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from sockaccel.cli.main import Settings, output_option
+from sockaccel.errors import SockaccelError
+from sockaccel.inspect import status
+from sockaccel.render.json import print_json
+from sockaccel.render.table import render_table
+from sockaccel.render.units import bytes_text
+
+if TYPE_CHECKING:
+    from sockaccel.inspect.status import Status
+
+_INACTIVE, _UNKNOWN = 3, 4
+
+
+@click.command("status", short_help="Is it on, where, for whom, is it working.")
+@output_option
+@click.pass_obj
+def command(settings: Settings) -> int:
+    """Show what the kernel says. Exit 0: active, 3: inactive, 4: unknown."""
+    try:
+        result = status.read(settings.pin_dir)
+    except SockaccelError as error:
+        if settings.debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        if error.hint:
+            click.echo(f"Hint: {error.hint}", err=True)
+        sys.exit(_UNKNOWN)
+    if settings.json:
+        _print_json(result)
+    else:
+        _print(result)
+    return 0 if result.active else _INACTIVE
+
+
+def _print_json(result: Status) -> None:
+    counters = result.counters
+    print_json(
+        "sockaccel.status/1",
+        active=result.active,
+        cgroup=result.cgroup,
+        scope=result.scope,
+        policy=result.policy,
+        namespaces=result.namespaces,
+        programs=[
+            {
+                "type": program.type,
+                "name": program.name,
+                "id": program.id,
+                "pinned": program.pinned,
+                "attached": program.attached,
+            }
+            for program in result.programs
+        ],
+        map={
+            "name": "sock_ops_map",
+            "id": result.map_id,
+            "entries": result.entries,
+            "max_entries": result.max_entries,
+        },
+        counters={
+            "connections_paired": counters.connections_paired,
+            "connections_unpaired": counters.connections_unpaired,
+            "redirected_bytes": counters.redirected_bytes,
+            "redirected_messages": counters.redirected_messages,
+            "tcp_bytes": counters.tcp_bytes,
+            "tcp_messages": counters.tcp_messages,
+            "fallbacks": counters.fallbacks,
+        },
+        agent={"running": False, "pid": None},
+        draining=[{"map_id": each.map_id, "entries": each.entries} for each in result.draining],
+    )
+
+
+def _print(result: Status) -> None:
+    if result.active:
+        who = "every namespace" if result.scope == "all" else f"{result.namespaces} namespaces"
+        click.echo(f"active for {who} (scope {result.scope}), cgroup {result.cgroup}")
+    else:
+        click.echo("inactive")
+        if result.programs:
+            click.echo("but programs are pinned: an enable was interrupted; disable removes them")
+    for each in result.draining:
+        click.echo(f"{each.entries} sockets of an earlier enable are still open, on TCP")
+    if not result.active:
+        return
+    click.echo()
+    rows = [
+        (each.name, each.type, str(each.id), _yes(each.pinned), _yes(each.attached))
+        for each in result.programs
+    ]
+    click.echo(render_table(("PROGRAM", "TYPE", "ID", "PINNED", "ATTACHED"), rows, {2}))
+    counters = result.counters
+    click.echo(f"\nsock_ops_map  {result.entries} of {result.max_entries} entries")
+    click.echo(
+        f"connections   {counters.connections_paired} paired, "
+        f"{counters.connections_unpaired} in scope but unpaired"
+    )
+    click.echo(
+        f"redirected    {bytes_text(counters.redirected_bytes)} "
+        f"in {counters.redirected_messages} messages"
+    )
+    click.echo(
+        f"by TCP        {bytes_text(counters.tcp_bytes)} in {counters.tcp_messages} messages"
+    )
+    if counters.fallbacks:
+        click.echo()
+        reasons = [(name, str(count)) for name, count in sorted(counters.fallbacks.items())]
+        click.echo(render_table(("WHY BY TCP", "COUNT"), reasons, {1}))
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "NO"

@@ -1,0 +1,107 @@
+"""Is it on, where, for whom, is it working."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sockaccel.datapath import libbpf, state
+from sockaccel.datapath.layout import ConnRecord, Counter, Reason
+from sockaccel.datapath.state import Datapath, Draining, Program
+from sockaccel.inspect.connections import tcp_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+
+@dataclass
+class Counters:
+    """Closed and live connections since `enable`. Sizes in bytes."""
+
+    connections_paired: int = 0
+    connections_unpaired: int = 0
+    redirected_bytes: int = 0
+    redirected_messages: int = 0
+    tcp_bytes: int = 0
+    tcp_messages: int = 0
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    """Connections for the reasons that keep a connection on TCP, messages for the others."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status` shows."""
+
+    active: bool
+    cgroup: str = ""
+    scope: str = ""
+    policy: str = ""
+    namespaces: int = 0
+    programs: tuple[Program, ...] = ()
+    map_id: int | None = None
+    entries: int = 0
+    max_entries: int = 0
+    counters: Counters = field(default_factory=Counters)
+    draining: tuple[Draining, ...] = ()
+
+
+def total(closed: Sequence[int], live: Iterable[ConnRecord]) -> Counters:
+    """Add what live connections have moved to the sums over closed ones."""
+    counters = Counters(
+        connections_paired=closed[Counter.PAIRED],
+        connections_unpaired=closed[Counter.UNPAIRED],
+        redirected_bytes=closed[Counter.REDIRECTED_BYTES],
+        redirected_messages=closed[Counter.REDIRECTED_MESSAGES],
+        tcp_bytes=closed[Counter.TCP_BYTES],
+        tcp_messages=closed[Counter.TCP_MESSAGES],
+    )
+    reasons = {reason: closed[Counter.REASON + reason] for reason in Reason if reason}
+    for record in live:
+        counters.redirected_bytes += record.conn.redirected_bytes
+        counters.redirected_messages += record.conn.redirected_messages
+        counters.tcp_bytes += tcp_bytes(record)
+        counters.tcp_messages += record.conn.tcp_messages
+        for reason in reasons:
+            reasons[reason] += record.conn.reasons[reason]
+    counters.fallbacks = {reason.label: count for reason, count in reasons.items() if count}
+    return counters
+
+
+def read(pin_dir: Path) -> Status:
+    """Look at the kernel.
+
+    Raises:
+        NotPermittedError: this user may not look.
+        StateError: what is pinned cannot be read.
+
+    """
+    datapath = Datapath.open(pin_dir)
+    if datapath is None:
+        return Status(active=False, draining=tuple(_draining()))
+    with datapath:
+        if not datapath.active:
+            return Status(
+                active=False, programs=tuple(datapath.programs()), draining=tuple(_draining())
+            )
+        options = datapath.options
+        info = libbpf.map_info(datapath.fd("sock_ops_map"))
+        return Status(
+            active=True,
+            cgroup=options.cgroup,
+            scope=options.scope,
+            policy=options.policy,
+            namespaces=len(datapath.namespaces()),
+            programs=tuple(datapath.programs()),
+            map_id=info.id,
+            entries=len(datapath.entries()),
+            max_entries=info.max_entries,
+            counters=total(datapath.counters(), datapath.records()),
+        )
+
+
+def _draining() -> list[Draining]:
+    try:
+        return state.draining()
+    except PermissionError:  # without CAP_SYS_ADMIN nobody can tell
+        return []
