@@ -8,12 +8,63 @@
  * kernel carries out a redirect.
  */
 
+#define MESSAGE_OVERHEAD 1024 /* struct sk_msg, 712 bytes on 6.18, in a slab of 1 KB */
+
+/*
+ * True when every byte that we handed to TCP is already in the queue that a
+ * redirected message would join, so that none can be overtaken.
+ *
+ * The peer has received them all in order (rcv_nxt), and is at rest: no softirq
+ * works on the socket (slock), no process works off its backlog (len; it is
+ * cleared last). What was received then sits in the one queue (see sk_skb.c),
+ * unless the kernel left it in sk_receive_queue (before accept(), or below
+ * SO_RCVLOWAT) or put it aside in ingress_skb (no memory). Nothing can arrive
+ * meanwhile: only we write to this connection, and we hold our socket's lock.
+ */
+static __always_inline int all_queued(u64 peer, u32 write_seq)
+{
+	u32 rcv_nxt = 0, slock = 1, backlog = 1, received = 1, aside = 1;
+	u64 psock = 0;
+
+	read_field(&rcv_nxt, peer, OFF_RCV_NXT);
+	if (rcv_nxt != write_seq)
+		return 0;
+	read_field(&slock, peer, OFF_SLOCK);
+	read_field(&backlog, peer, OFF_BACKLOG_LEN);
+	read_field(&received, peer, OFF_RECEIVE_QUEUE_LEN);
+	if (slock || backlog || received)
+		return 0;
+	read_field(&psock, peer, OFF_USER_DATA);
+	psock &= ~7ULL; /* SK_USER_DATA_PTRMASK */
+	read_field(&aside, psock, OFF_PSOCK_ASIDE_LEN);
+	return !aside;
+}
+
+/*
+ * True when the peer's queue has room: the kernel charges redirected bytes to
+ * the reader but never compares. A size that the reader chose is kept; else
+ * the queue may grow to QUEUE_BYTES, where TCP would raise the size by itself.
+ * A queued message also takes MESSAGE_OVERHEAD, which nothing is charged for:
+ * what is queued is taken for messages of this size.
+ */
+static __always_inline int has_room(u64 peer, u32 rmem, u32 size)
+{
+	u32 limit = 0;
+	u8 locks = 0;
+
+	read_field(&limit, peer, OFF_RCVBUF);
+	read_field(&locks, peer, OFF_USERLOCKS);
+	if (!(locks & RCVBUF_LOCK) && limit < QUEUE_BYTES)
+		limit = QUEUE_BYTES;
+	return (u64)(rmem + size) * (size + MESSAGE_OVERHEAD) <= (u64)limit * size;
+}
+
 /* REASON_NONE: this message may be redirected. */
 static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, void *tcp,
 				   u32 write_seq)
 {
 	struct config *cfg = get_config();
-	u32 copied_seq = 0, rmem = 0, rcvbuf = 0;
+	u32 copied_seq = 0, rmem = 0;
 	u64 cookie = 0, ulp = 0;
 
 	if (!cfg || !(cfg->flags & CONFIG_ENABLED))
@@ -40,22 +91,19 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 	read_field(&cookie, conn->peer_sk, OFF_COOKIE);
 	if (cookie != conn->peer_cookie)
 		return REASON_NO_PEER;
-	/*
-	 * Redirected bytes are read before TCP bytes that wait in the same socket, so
-	 * the reader must have taken every byte that we wrote by TCP.
-	 */
+	/* Order: the peer has read, or at least queued, every byte that we wrote by TCP. */
 	read_field(&copied_seq, conn->peer_sk, OFF_COPIED_SEQ);
-	if (copied_seq != write_seq)
+	if (copied_seq != write_seq && !all_queued(conn->peer_sk, write_seq))
 		return REASON_UNREAD_TCP;
-	/* The kernel charges redirected bytes to the reader but never compares. */
+	/*
+	 * TCP joins small writes, a queue of messages does not: once a stream of them
+	 * has filled the queue it goes on by TCP until its reader has caught up.
+	 */
 	read_field(&rmem, conn->peer_sk, OFF_RMEM_ALLOC);
-	if (rmem) {
-		if (msg->size < SMALL_WRITE)
-			return REASON_SMALL_WRITES;
-		read_field(&rcvbuf, conn->peer_sk, OFF_RCVBUF);
-		if (rmem > rcvbuf)
-			return REASON_BACK_PRESSURE;
-	}
+	if (rmem && msg->size < SMALL_WRITE && conn->last_reason != REASON_NONE)
+		return REASON_SMALL_WRITES;
+	if ((rmem || msg->size >= SMALL_WRITE) && !has_room(conn->peer_sk, rmem, msg->size))
+		return REASON_BACK_PRESSURE;
 	/* kTLS: here we would see plaintext, there it would be taken for plaintext. */
 	if (*(u64 *)(tcp + OFF_ULP_OPS))
 		return REASON_ULP;

@@ -69,7 +69,11 @@ class KernelTypes:
         return int(btf)
 
     def offset(self, struct: str, path: str) -> int:
-        """Return the offset in bytes of a field, such as ``("sock", "sk_backlog.rmem_alloc")``.
+        """Return the offset in bytes of a field, such as ``("sock", "sk_backlog.rmem_alloc")``."""
+        return self.bit_offset(struct, path) // 8
+
+    def bit_offset(self, struct: str, path: str) -> int:
+        """Return the offset of a field in bits.
 
         Anonymous structures and unions are looked through.
 
@@ -87,7 +91,7 @@ class KernelTypes:
                 raise KeyError(f"{struct}.{path}")
             bits, type_id = found
             total += bits
-        return total // 8
+        return total
 
     def _type(self, type_id: int) -> tuple[_Type, int]:
         address = self._lib.btf__type_by_id(self._btf, type_id)
@@ -122,10 +126,16 @@ _REQUIRED = {
     "OFF_RCV_SADDR": ("sock_common", "skc_rcv_saddr"),
     "OFF_RMEM_ALLOC": ("sock", "sk_backlog.rmem_alloc"),
     "OFF_RCVBUF": ("sock", "sk_rcvbuf"),
+    "OFF_USERLOCKS": ("sock", "sk_userlocks"),
+    "OFF_SLOCK": ("sock", "sk_lock.slock"),
+    "OFF_BACKLOG_LEN": ("sock", "sk_backlog.len"),
+    "OFF_RECEIVE_QUEUE_LEN": ("sock", "sk_receive_queue.qlen"),
+    "OFF_PSOCK_ASIDE_LEN": ("sk_psock", "ingress_skb.qlen"),
     "OFF_USER_DATA": ("sock", "sk_user_data"),
     "OFF_SOCKET": ("sock", "sk_socket"),
     "OFF_ULP_OPS": ("inet_connection_sock", "icsk_ulp_ops"),
     "OFF_COPIED_SEQ": ("tcp_sock", "copied_seq"),
+    "OFF_RCV_NXT": ("tcp_sock", "rcv_nxt"),
     "OFF_WRITE_SEQ": ("tcp_sock", "write_seq"),
     "OFF_REQUEST_RCV_ISN": ("tcp_request_sock", "rcv_isn"),
     "OFF_REQUEST_SNT_ISN": ("tcp_request_sock", "snt_isn"),
@@ -150,6 +160,8 @@ def field_offsets() -> dict[str, int]:
     try:
         offsets = {name: types.offset(*field) for name, field in _REQUIRED.items()}
         offsets["OFF_SOCKET_INODE"] = types.offset("socket_alloc", "vfs_inode.i_ino")
+        # SOCK_RCVBUF_LOCK is bit 1 of what is a bit field in some kernels, a byte in others.
+        offsets["RCVBUF_LOCK"] = 2 << types.bit_offset("sock", "sk_userlocks") % 8
     except KeyError as error:
         raise HostError(
             f"cannot use this kernel: it has no field {error}", "report it with `uname -r`"

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 # In-flight handshakes; the least recent is pushed out, and then stays on TCP.
 MAX_HANDSHAKES = 32_768
-# A message below this size joins unread bytes by TCP, which coalesces them; bytes.
+# Below this size a stream of writes is better off with TCP, which joins them; bytes.
 SMALL_WRITE = 2_048
+# Unread bytes that a redirect may add up to where the reader left SO_RCVBUF alone.
+QUEUE_BYTES = 1 << 20
 
 _POLL_S = 0.05
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
@@ -193,6 +195,7 @@ def _build(directory: Path, options: Options, scope: Scope) -> None:
                 "MAX_SOCKETS": 2 * options.max_connections,
                 "MAX_HANDSHAKES": MAX_HANDSHAKES,
                 "SMALL_WRITE": SMALL_WRITE,
+                "QUEUE_BYTES": QUEUE_BYTES,
             },
         )
     )

@@ -1,0 +1,119 @@
+"""sockaccel as the measured thing: switched on and off by its own commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sockaccel.bench.process import last_line, run
+from sockaccel.bench.signals import hold
+from sockaccel.errors import BenchError, HostError, NotPermittedError, SockaccelError
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Sequence
+    from pathlib import Path
+
+COMMAND = (sys.executable, "-m", "sockaccel")
+SCHEMA = "sockaccel.status/1"
+EXIT_ACTIVE, EXIT_INACTIVE = 0, 3
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Where the bytes of accelerated connections went since enable."""
+
+    active: bool
+    redirected_bytes: int
+    tcp_bytes: int
+
+
+def parse_status(text: str) -> Counters:
+    """Return the counters in the output of `sockaccel -o json status`."""
+    try:
+        data: Any = json.loads(text)
+        if data["schema"] != SCHEMA:
+            raise BenchError(f"cannot read sockaccel's status: schema '{data['schema']}'")
+        active = bool(data["active"])
+        counters = data.get("counters") or {}
+        if active:
+            return Counters(True, int(counters["redirected_bytes"]), int(counters["tcp_bytes"]))
+        return Counters(False, 0, 0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"cannot read sockaccel's status: {error!r} in {text[:200]!r}") from error
+
+
+class Accelerator:
+    """sockaccel with pins of its own, for a few network namespaces and nobody else.
+
+    no_docker: a path where nothing is, given as Docker's socket, because the
+    default scope would take this host's containers in beside the namespaces.
+    """
+
+    def __init__(
+        self,
+        pin_dir: Path,
+        namespaces: Sequence[Path],
+        no_docker: Path,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self.pin_dir = pin_dir
+        self._docker_host = f"unix://{no_docker}"
+        self._options = [word for path in namespaces for word in ("--netns", str(path))]
+        self._command = list(command)
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Switch it on; connections made from now on are accelerated."""
+        with hold():
+            # Noted first: an enable that failed may still have left something to disable.
+            self._enabled = True
+            self._checked("enable", self._options)
+
+    def disable(self) -> None:
+        """Switch it off, if enable was called."""
+        with hold():
+            if self._enabled:
+                self._checked("disable", [])
+                self._enabled = False
+
+    def counters(self) -> Counters:
+        """Return what `status` says now."""
+        done = self._run("status", ["-o", "json"], [])
+        if done.returncode not in (EXIT_ACTIVE, EXIT_INACTIVE):
+            raise _failure("read sockaccel's status", done)
+        return parse_status(done.stdout)
+
+    def _checked(self, verb: str, arguments: Sequence[str]) -> None:
+        done = self._run(verb, [], arguments)
+        if done.returncode != 0:
+            raise _failure(f"{verb} sockaccel for the measurement", done)
+
+    def _run(
+        self, verb: str, options: Sequence[str], arguments: Sequence[str]
+    ) -> subprocess.CompletedProcess[str]:
+        # Settings for the user's own instance must not reach this one.
+        env: dict[str, str | None] = {
+            name: None for name in os.environ if name.startswith("SOCKACCEL_")
+        }
+        env["DOCKER_HOST"] = self._docker_host
+        argv = [*self._command, "--pin-dir", str(self.pin_dir), *options, verb, *arguments]
+        return run(argv, timeout_s=60.0, env=env)
+
+
+def _failure(what: str, done: subprocess.CompletedProcess[str]) -> SockaccelError:
+    """Return what a sockaccel command complained of, as the error that it was there."""
+    kind = {error.exit_code: error for error in (NotPermittedError, HostError)}.get(
+        done.returncode, BenchError
+    )
+    said = {
+        prefix: line.removeprefix(f"{prefix}: ")
+        for line in done.stderr.splitlines()
+        for prefix in ("Error", "Hint")
+        if line.startswith(f"{prefix}: ")
+    }
+    cause = said.get("Error") or last_line(done.stderr, done.returncode)
+    return kind(f"cannot {what}: {cause}", said.get("Hint"))

@@ -1,0 +1,179 @@
+"""nginx as web server and as load balancer: configurations as text, and the processes.
+
+All that nginx writes is inside the directory it is given; nothing is read from
+the distribution's configuration.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from sockaccel.bench.process import Child, find_tool, last_line
+from sockaccel.bench.signals import hold
+from sockaccel.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+START_TIMEOUT_S = 5.0
+KEEPALIVE_CONNECTIONS = 128  # per worker process
+
+_FRAME = """\
+daemon off;
+master_process on;
+worker_processes {workers};
+pid nginx.pid;
+error_log error.log warn;
+worker_rlimit_nofile 16384;
+events {{
+    worker_connections 4096;
+}}
+http {{
+    default_type text/html;
+    access_log off;
+    # A run is not to contain the renewal of connections.
+    keepalive_requests 1000000000;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+{content}}}
+"""
+
+_WEB = """\
+    sendfile {sendfile};
+    tcp_nopush {sendfile};
+    server {{
+        listen {address}:{port} backlog=4096;
+        root {root};
+    }}
+"""
+
+_LOAD_BALANCER = """\
+    upstream servers {{
+{servers}    }}
+    server {{
+        listen {address}:{port} backlog=4096;
+        location / {{
+            proxy_pass http://servers;
+{proxy}        }}
+    }}
+"""
+
+# What nginx needs to keep connections to the servers behind it.
+_PROXY_KEEPALIVE = """\
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+"""
+
+
+def web_config(
+    address: str, root: Path, *, sendfile: bool = False, port: int = 80, workers: int = 1
+) -> str:
+    """Return the configuration of a server of static files.
+
+    Without sendfile, as is nginx's own default, headers and a small page are one
+    write. With it (and tcp_nopush, as distributions set both) they are two.
+    """
+    content = _WEB.format(
+        address=address, port=port, root=root, sendfile="on" if sendfile else "off"
+    )
+    return _FRAME.format(workers=workers, content=content)
+
+
+def load_balancer_config(
+    address: str,
+    servers: Sequence[str],
+    *,
+    keepalive: bool,
+    port: int = 80,
+    workers: int = 2,
+) -> str:
+    """Return the configuration of a load balancer in front of servers ("address:port")."""
+    lines = [f"        server {server};\n" for server in servers]
+    if keepalive:
+        lines.append(f"        keepalive {KEEPALIVE_CONNECTIONS};\n")
+    content = _LOAD_BALANCER.format(
+        address=address,
+        port=port,
+        servers="".join(lines),
+        proxy=_PROXY_KEEPALIVE if keepalive else "",
+    )
+    return _FRAME.format(workers=workers, content=content)
+
+
+class Nginx:
+    """One nginx (master and workers) in a directory of its own.
+
+    wrap turns a command into the command that is run, e.g. in a namespace.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        wrap: Callable[[Sequence[str]], Sequence[str]] = list,
+    ) -> None:
+        self.directory = directory
+        self._config = config
+        self._wrap = wrap
+        self._program = find_tool("nginx")
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        """Start it; return when its listening sockets accept connections."""
+        self.directory.mkdir(exist_ok=True)
+        # The workers are not root, and need to get through to their files.
+        self.directory.chmod(0o755)
+        (self.directory / "nginx.conf").write_text(self._config, encoding="ascii")
+        prefix = f"{self.directory}/"
+        argv = [self._program, "-p", prefix, "-c", "nginx.conf", "-e", "error.log"]
+        with hold():
+            self._child = child = Child(self._wrap(argv))
+        # nginx writes its pid after it has opened its listening sockets.
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._read_pid() != child.pid:
+            if not child.running():
+                done = child.wait(START_TIMEOUT_S)
+                raise BenchError(f"cannot start nginx: {last_line(done.stderr, done.returncode)}")
+            if time.monotonic() > deadline:
+                raise BenchError(f"cannot start nginx: no pid file after {START_TIMEOUT_S:g} s")
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """End master and workers, and with them all their connections."""
+        if self._child is not None:
+            self._child.end(signal.SIGTERM)
+            self._child = None
+
+    def restart(self) -> None:
+        """Stop and start: no connection from before is left."""
+        self.stop()
+        self.start()
+
+    def complaint(self) -> str | None:
+        """Return the last line of the error log, if there is any."""
+        try:
+            lines = (self.directory / "error.log").read_text(errors="replace").splitlines()
+        except OSError:
+            return None
+        return lines[-1] if lines else None
+
+    def _read_pid(self) -> int | None:
+        try:
+            return int((self.directory / "nginx.pid").read_text())
+        except (OSError, ValueError):
+            return None
+
+
+def write_page(root: Path, size: int) -> None:
+    """Make root/index.html, a page of exactly size bytes."""
+    root.mkdir(exist_ok=True)
+    root.chmod(0o755)
+    page = root / "index.html"
+    page.write_bytes((b"sockaccel " * (size // 10 + 1))[:size])
+    page.chmod(0o644)

@@ -1,0 +1,120 @@
+"""Tools and child processes of a measurement. Only what was started here is ever ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+from sockaccel.bench.signals import hold
+from sockaccel.errors import BenchError, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# Where administrators' tools are; missing in root's PATH after a plain `su`.
+SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+def find_tool(name: str) -> str:
+    """Return the path of an installed program."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+    if path is None:
+        raise HostError(f"cannot run '{name}': it is not installed", "scripts/setup")
+    return path
+
+
+class Child:
+    """A child process in a session of its own, so that Ctrl-C reaches only its parent.
+
+    env changes the environment it inherits; None takes a variable out of it.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | None = None,
+    ) -> None:
+        self.argv = list(argv)
+        try:
+            self._popen = subprocess.Popen(
+                self.argv,
+                env=_environment(env or {}),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HostError(f"cannot run '{self.argv[0]}': {error.strerror}") from error
+
+    @property
+    def pid(self) -> int:
+        """The process id, which `ip netns exec` hands on to the program it runs."""
+        return self._popen.pid
+
+    def running(self) -> bool:
+        """Whether the child has not ended."""
+        return self._popen.poll() is None
+
+    def wait(self, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Return exit code and output once it ends; subprocess.TimeoutExpired if it does not."""
+        out, err = self._popen.communicate(timeout=timeout_s)
+        return subprocess.CompletedProcess(self.argv, self._popen.returncode, out, err)
+
+    def end(self, signum: signal.Signals = signal.SIGTERM, grace_s: float = 3.0) -> None:
+        """End the child and whatever it started; return when it is gone."""
+        with hold():
+            if self.running():
+                self._popen.send_signal(signum)
+                try:
+                    self._popen.communicate(timeout=grace_s)
+                except subprocess.TimeoutExpired:
+                    os.killpg(self._popen.pid, signal.SIGKILL)
+            self._popen.communicate()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 30.0,
+    env: Mapping[str, str | None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and return exit code and output, whatever they are."""
+    with hold():
+        child = Child(argv, env=env)
+        try:
+            return child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            child.end(signal.SIGKILL)
+            raise BenchError(
+                f"cannot run '{' '.join(argv)}': no end after {timeout_s:g} s"
+            ) from None
+
+
+def run_checked(argv: Sequence[str], *, timeout_s: float = 30.0) -> str:
+    """Run a command that must succeed and return its stdout."""
+    done = run(argv, timeout_s=timeout_s)
+    if done.returncode != 0:
+        raise BenchError(
+            f"cannot run '{' '.join(argv)}': {last_line(done.stderr, done.returncode)}"
+        )
+    return done.stdout
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    merged = {**os.environ, **changes}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def last_line(text: str, exit_code: int) -> str:
+    """Return the last line of what a program said, or else its exit code."""
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else f"exit code {exit_code}"

@@ -1,0 +1,296 @@
+"""Before and after on this machine: an nginx load balancer in a lab of namespaces.
+
+client --- load balancer (two workers) --- two web servers; every response crosses
+two connections. Each run starts a fresh load balancer, so that in both arms all
+connections are new; the arms differ in `sockaccel enable` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import tempfile
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sockaccel.bench import pairs as paired
+from sockaccel.bench.accelerator import COMMAND, Accelerator
+from sockaccel.bench.lab import Lab
+from sockaccel.bench.machine import describe_machine, describe_versions
+from sockaccel.bench.nginx import Nginx, load_balancer_config, web_config, write_page
+from sockaccel.bench.pairs import Arm, Pair, Sample
+from sockaccel.bench.process import find_tool
+from sockaccel.bench.report import Result, Scenario, as_json, as_text
+from sockaccel.bench.signals import Interrupted, hold, raising
+from sockaccel.bench.wrk import WrkLoad, run_wrk
+from sockaccel.errors import NotPermittedError, SockaccelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TOOLS = ("ip", "nginx", "wrk")
+CONNECTIONS = 100
+THREADS = 2
+BODY_BYTES = 612
+WARM_UP_S = 1
+WEB_SERVERS = ("web1", "web2")
+# Two hops, and on each of them a port of the bridge in and another out.
+PATH = paired.Path(body_bytes=BODY_BYTES, port_crossings=4)
+BLIND = (
+    "Note: while sockaccel is on, interface counters, docker stats and tcpdump do not see"
+    " redirected bytes."
+)
+
+
+class Bench:
+    """The lab with its servers, ready for runs."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        seconds: int,
+        *,
+        sendfile: bool = False,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        tag = os.getpid()
+        with hold():
+            self.directory = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="sockaccel-"))
+            )
+            self.lab = stack.enter_context(
+                Lab(f"sockaccel-{tag}", ["client", "balancer", *WEB_SERVERS])
+            )
+        # Only to let nginx's workers, which are not root, through to their pages.
+        self.directory.chmod(0o755)
+        self._load = WrkLoad(
+            url=f"http://{self.lab.nodes['balancer'].address}/",
+            seconds=seconds,
+            connections=CONNECTIONS,
+            threads=THREADS,
+        )
+        self._stack = stack
+        self._web = [self._start_web(name, sendfile=sendfile) for name in WEB_SERVERS]
+        self._balancers = {keepalive: self._balancer(keepalive) for keepalive in (True, False)}
+        self._accelerator = Accelerator(
+            Path(f"/sys/fs/bpf/sockaccel_quickstart_{tag}"),
+            [node.path for node in self.lab.nodes.values()],
+            self.directory / "no-docker.sock",
+            command,
+        )
+        stack.callback(self._accelerator.disable)
+
+    def run(self, arm: Arm, *, keepalive: bool, seconds: int | None = None) -> Sample:
+        """Make one run and return what it measured."""
+        load = self._load if seconds is None else _shorter(self._load, seconds)
+        balancer = self._balancers[keepalive]
+        if arm is Arm.ACCELERATED:
+            self._accelerator.enable()
+        try:
+            balancer.restart()
+            before = self.lab.port_bytes()
+            report = run_wrk(load, self.directory / "wrk.json", partial(self.lab.command, "client"))
+            interface_bytes = self.lab.port_bytes() - before
+            counters = self._accelerator.counters()
+        finally:
+            balancer.stop()
+            self._accelerator.disable()
+        return Sample(arm, report, counters, interface_bytes)
+
+    def complaints(self) -> list[str]:
+        """Return the last line that each nginx wrote to its error log."""
+        servers = [*self._balancers.values(), *self._web]
+        return [line for server in servers if (line := server.complaint())]
+
+    def _start_web(self, name: str, *, sendfile: bool) -> Nginx:
+        root = self.directory / "page"
+        write_page(root, BODY_BYTES)
+        config = web_config(self.lab.nodes[name].address, root, sendfile=sendfile)
+        server = self._nginx(name, name, config)
+        server.start()
+        return server
+
+    def _balancer(self, keepalive: bool) -> Nginx:
+        config = load_balancer_config(
+            self.lab.nodes["balancer"].address,
+            [f"{self.lab.nodes[name].address}:80" for name in WEB_SERVERS],
+            keepalive=keepalive,
+        )
+        return self._nginx("balancer", f"balancer-{_word(keepalive)}", config)
+
+    def _nginx(self, node: str, directory: str, config: str) -> Nginx:
+        server = Nginx(self.directory / directory, config, partial(self.lab.command, node))
+        self._stack.callback(server.stop)
+        return server
+
+
+def measure(bench: Bench, scenario: Scenario, order: Sequence[tuple[Arm, Arm]], seed: int) -> None:
+    """Run the pairs of a scenario, up to the first problem, and summarise them."""
+    for arm in Arm:
+        sample = bench.run(arm, keepalive=scenario.keepalive, seconds=WARM_UP_S)
+        if not _counts(bench, scenario, paired.problems_of_run(sample, PATH)):
+            scenario.unpaired = [sample]
+            return
+    for number, arms in enumerate(order, 1):
+        scenario.unpaired = []
+        for arm in arms:
+            sample = bench.run(arm, keepalive=scenario.keepalive)
+            scenario.unpaired.append(sample)
+            _say(
+                f"{scenario.name}, pair {number}/{len(order)}, {arm + ':':12}"
+                f" {sample.wrk.requests_per_s:>9,.0f} requests/s"
+            )
+            if not _counts(bench, scenario, paired.problems_of_run(sample, PATH)):
+                return
+        pair = Pair((scenario.unpaired[0], scenario.unpaired[1]))
+        if not _counts(bench, scenario, paired.problems_of_pair(pair)):
+            return
+        scenario.pairs.append(pair)
+    scenario.unpaired = []
+    scenario.summary = paired.summarise(scenario.pairs, seed=seed)
+
+
+def quickstart(
+    *,
+    pairs: int,
+    seconds: int,
+    keepalive: Sequence[bool],
+    sendfile: bool = False,
+    command: Sequence[str] = COMMAND,
+) -> Result:
+    """Build the lab, measure every scenario, remove the lab and return the result."""
+    if os.geteuid() != 0:
+        raise NotPermittedError(
+            "cannot make network namespaces: not root", "sudo scripts/quickstart"
+        )
+    for tool in TOOLS:
+        find_tool(tool)
+    seed = int.from_bytes(os.urandom(4), "big")
+    rng = random.Random(seed)
+    result = Result(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(),
+        versions=describe_versions(),
+        parameters={
+            "pairs": pairs,
+            "seconds": seconds,
+            "connections": CONNECTIONS,
+            "threads": THREADS,
+            "body_bytes": BODY_BYTES,
+            "web_servers": len(WEB_SERVERS),
+            "load_balancer_workers": 2,
+            "sendfile": sendfile,
+            "seed": seed,
+        },
+        scenarios=[Scenario(f"upstream keepalive {_word(each)}", each) for each in keepalive],
+    )
+    # Twice: a signal is raised once, and may be so just before the inner clean-up.
+    with ExitStack() as stack:
+        try:
+            bench = Bench(stack, seconds, sendfile=sendfile, command=command)
+            _say(BLIND)
+            for scenario in result.scenarios:
+                measure(bench, scenario, paired.balanced_order(pairs, rng), seed)
+                if scenario.problems:
+                    break
+        finally:
+            with hold():
+                stack.close()
+    return result
+
+
+def _counts(bench: Bench, scenario: Scenario, problems: Sequence[str]) -> bool:
+    if problems:
+        scenario.problems = [*problems, *(f"nginx: {line}" for line in bench.complaints())]
+    return not problems
+
+
+def _shorter(load: WrkLoad, seconds: int) -> WrkLoad:
+    return WrkLoad(load.url, min(seconds, load.seconds), load.connections, load.threads)
+
+
+def _word(keepalive: bool) -> str:
+    return "on" if keepalive else "off"
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=paired.MIN_PAIRS),
+    default=paired.MIN_PAIRS,
+    show_default=True,
+    help="Pairs of runs per scenario.",
+)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, 3600),
+    default=3,
+    show_default=True,
+    help="Length of a run.",
+)
+@click.option(
+    "--keepalive",
+    type=click.Choice(["on", "off", "both"]),
+    default="both",
+    show_default=True,
+    help="Whether the load balancer keeps its connections to the web servers.",
+)
+@click.option(
+    "--sendfile",
+    is_flag=True,
+    help="Let the web servers send header and page as two writes (sendfile, tcp_nopush).",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of the result on stdout.",
+)
+def command_line(pairs: int, seconds: int, keepalive: str, sendfile: bool, output: str) -> int:
+    """Measure what sockaccel does for an nginx load balancer on this machine.
+
+    Builds a lab of network namespaces, runs wrk with sockaccel off and on in
+    interleaved pairs, prints the ratios with the proof, and removes the lab.
+    Exit code 1 if a run failed or did not measure what it was to measure.
+    """
+    scenarios = {"on": [True], "off": [False], "both": [True, False]}[keepalive]
+    result = quickstart(pairs=pairs, seconds=seconds, keepalive=scenarios, sendfile=sendfile)
+    click.echo(json.dumps(as_json(result), indent=2) if output == "json" else as_text(result))
+    return 0 if result.valid else 1
+
+
+def main() -> int:
+    """Run the command line; errors become one line and a hint."""
+    try:
+        with raising():
+            return int(command_line.main(prog_name="scripts/quickstart", standalone_mode=False))
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SockaccelError as error:
+        _say(f"Error: {error}")
+        if error.hint:
+            _say(f"Hint: {error.hint}")
+        return error.exit_code
+    except Interrupted as error:
+        _say(f"Interrupted by {error}; everything was removed.")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""wrk: the command, and what its report says.
+
+wrk is a closed loop: right for capacity, while its latencies at saturation are
+those of a queue that wrk itself keeps full. Its exit code says next to nothing
+(0 when every response was a 503), so the errors are read from the report.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sockaccel.bench.process import Child, find_tool, last_line
+from sockaccel.bench.signals import hold
+from sockaccel.errors import BenchError, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SCHEMA = "sockaccel.wrk/1"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "wrk_report.lua"
+ERROR_CLASSES = ("connect", "read", "write", "status", "timeout")
+GRACE_S = 15.0
+
+
+@dataclass(frozen=True)
+class WrkReport:
+    """One run of wrk."""
+
+    requests: int
+    bytes: int
+    duration_s: float
+    errors: dict[str, int]
+    latency_us: dict[str, float]  # "min", "max", "mean", "stdev" and "p50", "p99", "p99.9", ...
+
+    @property
+    def requests_per_s(self) -> float:
+        """Responses per second of the run."""
+        return self.requests / self.duration_s
+
+    @property
+    def failed(self) -> int:
+        """Requests that were not answered, or with a status of 400 and above."""
+        return sum(self.errors.values())
+
+
+@dataclass(frozen=True)
+class WrkLoad:
+    """What wrk is asked to do."""
+
+    url: str
+    seconds: int
+    connections: int
+    threads: int
+
+    def argv(self, program: str = "wrk", script: Path = SCRIPT) -> list[str]:
+        """Return the command."""
+        return [
+            program,
+            f"-t{self.threads}",
+            f"-c{self.connections}",
+            f"-d{self.seconds}s",
+            "-s",
+            str(script),
+            self.url,
+        ]
+
+
+def parse_report(text: str) -> WrkReport:
+    """Return the report that benchmarks/wrk_report.lua wrote."""
+    try:
+        data: Any = json.loads(text)
+        if data["schema"] != SCHEMA:
+            raise BenchError(f"cannot read wrk's report: schema '{data['schema']}'")
+        latency = data["latency_us"]
+        report = WrkReport(
+            requests=int(data["requests"]),
+            bytes=int(data["bytes"]),
+            duration_s=int(data["duration_us"]) / 1e6,
+            errors={name: int(data["errors"][name]) for name in ERROR_CLASSES},
+            latency_us={
+                **{name: float(latency[name]) for name in ("min", "max", "mean", "stdev")},
+                **{f"p{key}": float(value) for key, value in latency["percentiles"].items()},
+            },
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"cannot read wrk's report: {error!r} in {text[:200]!r}") from error
+    if report.duration_s <= 0:
+        raise BenchError("cannot use wrk's report: it says that no time has passed")
+    return report
+
+
+def run_wrk(
+    load: WrkLoad,
+    report_path: Path,
+    wrap: Callable[[Sequence[str]], Sequence[str]] = list,
+) -> WrkReport:
+    """Run wrk to its end and return its report."""
+    if not SCRIPT.is_file():
+        raise HostError(f"cannot run wrk: '{SCRIPT.name}' is missing", "run it from a source tree")
+    report_path.unlink(missing_ok=True)
+    argv = wrap(load.argv(find_tool("wrk")))
+    child: Child | None = None
+    try:
+        with hold():
+            child = Child(argv, env={"WRK_REPORT": str(report_path)})
+        done = child.wait(load.seconds + GRACE_S)
+    except subprocess.TimeoutExpired:
+        raise BenchError(
+            f"cannot measure '{load.url}': wrk did not end {GRACE_S:g} s after its time"
+        ) from None
+    finally:
+        if child is not None:
+            child.end(grace_s=1.0)
+    if done.returncode != 0 or not report_path.exists():
+        said = last_line(done.stderr or done.stdout, done.returncode)
+        raise BenchError(f"cannot measure '{load.url}': wrk: {said}")
+    return parse_report(report_path.read_text())
