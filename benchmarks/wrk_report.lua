@@ -1,0 +1,30 @@
+-- Writes what wrk measured as one JSON object to the file named by WRK_REPORT,
+-- or to stderr. wrk exits 0 when every response was a 503: judge by the errors.
+--
+--   WRK_REPORT=report.json wrk -t1 -c100 -d3s -s wrk_report.lua http://host/
+--
+-- Latencies are wrk's histogram: microseconds from request to response, with
+-- wrk's correction for coordinated omission (synthetic samples for slow ones).
+
+local percentiles = { 50, 75, 90, 95, 99, 99.9, 99.99 }
+
+function done(summary, latency)
+   local at = {}
+   for i, percent in ipairs(percentiles) do
+      at[i] = string.format('"%s":%d', tostring(percent), latency:percentile(percent))
+   end
+   local errors = summary.errors
+   local report = string.format(
+      '{"schema":"sockaccel.wrk/1","requests":%d,"bytes":%d,"duration_us":%d,'
+         .. '"errors":{"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d},'
+         .. '"latency_us":{"min":%d,"max":%d,"mean":%.3f,"stdev":%.3f,"percentiles":{%s}}}\n',
+      summary.requests, summary.bytes, summary.duration,
+      errors.connect, errors.read, errors.write, errors.status, errors.timeout,
+      latency.min, latency.max, latency.mean, latency.stdev, table.concat(at, ","))
+   local path = os.getenv("WRK_REPORT")
+   local out = path and assert(io.open(path, "w")) or io.stderr
+   out:write(report)
+   if path then
+      out:close()
+   end
+end

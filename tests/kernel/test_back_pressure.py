@@ -1,0 +1,223 @@
+"""Back-pressure: a reader that does not read stops its writer, as with TCP."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .harness import IPV4_B, Host, Lab, Stream, patience, wait_until
+
+PAGE = 4096
+MIB = 1 << 20
+WRITES = [16, 64, 1024, 16_384, 131_072, MIB]
+# Other work on the machine takes and gives back kernel memory meanwhile.
+NOISE = 4 * MIB
+FACTOR = 4
+QUIET_S = 0.2  # a writer is stopped when it got nothing accepted for so long
+
+
+def tcp_memory() -> int:
+    """Return what all TCP sockets of the machine hold, as the kernel accounts for it."""
+    found = re.search(r"^TCP:.* mem (\d+)$", Path("/proc/net/sockstat").read_text(), re.M)
+    assert found
+    return int(found[1]) * PAGE
+
+
+def slab_memory() -> int:
+    """Return the size of the slabs that hold buffers and the records of redirected messages."""
+    total = 0
+    for line in Path("/proc/slabinfo").read_text().splitlines()[2:]:
+        name, *numbers = line.split()
+        if name.startswith(("kmalloc-", "skbuff_")):
+            pages_per_slab = int(numbers[4])
+            slabs = int(numbers[numbers.index("slabdata") + 2])
+            total += slabs * pages_per_slab * PAGE
+    return total
+
+
+@dataclass
+class Filled:
+    """What a writer got rid of while its reader slept."""
+
+    accepted: int
+    tcp_memory: int
+    slab_memory: int
+
+
+def connect(lab: Lab, hosts: tuple[Host, Host], buffer: int) -> tuple[socket.socket, socket.socket]:
+    def sized(name: int) -> list[tuple[int, int, int]]:
+        return [(socket.SOL_SOCKET, name, buffer)] if buffer else []
+
+    one, two = hosts
+    listener = two.listen(IPV4_B, options=sized(socket.SO_RCVBUF))
+    return lab.connect(one, listener, options=sized(socket.SO_SNDBUF))
+
+
+def write_all_that_fits(sock: socket.socket, stream: Stream, offset: int, size: int) -> int:
+    """Write without blocking until nothing goes in any more; return the new offset."""
+    with patience(sock, 0):
+        last = time.monotonic()
+        while time.monotonic() - last < QUIET_S:
+            try:
+                offset += sock.send(stream.at(offset, size))
+                last = time.monotonic()
+            except BlockingIOError:  # and nothing else: ENOMEM is a failure
+                time.sleep(0.002)
+            assert offset < 512 * MIB, "no limit"
+    return offset
+
+
+def read_all(sock: socket.socket, stream: Stream, offset: int, goal: int) -> None:
+    while offset < goal:
+        data = sock.recv(min(MIB, goal - offset))
+        assert data, "the stream ended early"
+        stream.check(offset, data)
+        offset += len(data)
+
+
+def fill_and_drain(
+    lab: Lab, ends: tuple[socket.socket, socket.socket], size: int, start: int = 0
+) -> Filled:
+    """Fill a connection, measure what it holds, and read all of it back in order."""
+    writer, reader = ends
+    stream = Stream(11)
+    tcp, slab = tcp_memory(), slab_memory()
+    end = write_all_that_fits(writer, stream, start, size)
+    filled = Filled(end - start, tcp_memory() - tcp, slab_memory() - slab)
+    readiness = select.poll()
+    readiness.register(writer, select.POLLOUT)
+    assert not readiness.poll(0), "POLLOUT although nothing can be written"
+    read_all(reader, stream, start, end)
+    assert readiness.poll(2000), "no POLLOUT after everything was read"
+    # And on it goes.
+    more = writer.send(stream.at(end, min(size, 1000)))
+    read_all(reader, stream, end, end + more)
+    return filled
+
+
+@pytest.mark.parametrize("buffer", [0, 4096], ids=["usual buffers", "small buffers"])
+@pytest.mark.parametrize("size", WRITES)
+def test_a_writer_is_stopped_as_early_as_by_tcp(
+    accelerated_lab: Lab, size: int, buffer: int
+) -> None:
+    lab = accelerated_lab
+    hosts = lab.pair()
+    plain = fill_and_drain(lab, connect(lab, hosts, buffer), size)
+    assert plain.accepted > 0
+    lab.enable()
+    ends = connect(lab, hosts, buffer)
+    # Redirection begins with the first message where the reader is up to date.
+    filled = fill_and_drain(lab, ends, size)
+    again = fill_and_drain(lab, connect(lab, hosts, buffer), size)
+    lab.expect_redirected(ends[0])
+    for mine in (filled, again):
+        seen = f"plain {plain}, accelerated {mine}"
+        assert mine.accepted <= FACTOR * plain.accepted, seen
+        assert mine.tcp_memory <= FACTOR * max(plain.tcp_memory, 0) + NOISE, seen
+        assert mine.slab_memory <= FACTOR * max(plain.slab_memory, 0) + NOISE, seen
+
+
+def fill_many(lab: Lab, hosts: tuple[Host, Host], buffer: int, size: int) -> Filled:
+    """Fill many connections at once, and leave them open and unread."""
+    ends = [connect(lab, hosts, buffer) for _ in range(200 if buffer else 20)]
+    stream = Stream(11)
+    tcp, slab = tcp_memory(), slab_memory()
+    for writer, _ in ends:
+        writer.settimeout(0)
+    accepted, last = 0, time.monotonic()
+    while time.monotonic() - last < QUIET_S:
+        for writer, _ in ends:
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(1000):
+                    accepted += writer.send(stream.at(0, size))
+                    last = time.monotonic()
+        time.sleep(0.002)
+        assert accepted < 1024 * MIB, "no limit"
+    return Filled(accepted, tcp_memory() - tcp, slab_memory() - slab)
+
+
+@pytest.mark.parametrize("buffer", [0, 4096], ids=["usual buffers", "small buffers"])
+@pytest.mark.parametrize("size", [64, 16_384])
+def test_many_sleeping_readers_hold_no_more_memory_than_with_tcp(
+    accelerated_lab: Lab, size: int, buffer: int
+) -> None:
+    lab = accelerated_lab
+    hosts = lab.pair()
+    plain = fill_many(lab, hosts, buffer, size)
+    lab.close_sockets()
+    lab.enable()
+    start = tcp_memory()
+    mine = fill_many(lab, hosts, buffer, size)
+    seen = f"plain {plain}, accelerated {mine}"
+    assert mine.accepted <= FACTOR * plain.accepted, seen
+    assert mine.tcp_memory <= FACTOR * max(plain.tcp_memory, 0) + NOISE, seen
+    assert mine.slab_memory <= FACTOR * max(plain.slab_memory, 0) + NOISE, seen
+    assert lab.counters()["redirected_bytes"] > 0
+    lab.close_sockets()
+    held = mine.tcp_memory
+    wait_until(lambda: tcp_memory() - start <= NOISE, what=f"{held} bytes given back")
+
+
+@pytest.mark.parametrize("buffer", [0, 4096], ids=["usual buffers", "small buffers"])
+@pytest.mark.parametrize("size", [64, 16_384, MIB])
+def test_a_blocking_writer_blocks_until_its_reader_reads(lab: Lab, size: int, buffer: int) -> None:
+    hosts = lab.pair()
+    lab.start()
+    client, server = connect(lab, hosts, buffer)
+    total = 24 * MIB if size > 1000 else 12 * MIB
+    if buffer:
+        total //= 12
+    stream, sent = Stream(11), [0]
+    client.setblocking(True)
+
+    def write() -> None:
+        while sent[0] < total:
+            sent[0] += client.send(stream.at(sent[0], min(size, total - sent[0])))
+
+    # A thread: what it has sent so far is to be seen while it is blocked.
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    before = -1
+    while before != sent[0]:
+        before = sent[0]
+        time.sleep(QUIET_S)
+    assert writer.is_alive(), f"all of {total} bytes were accepted"
+    assert sent[0] < total
+    read_all(server, stream, 0, total)
+    writer.join(5)
+    assert not writer.is_alive()
+    assert sent[0] == total
+    lab.expect_redirected(client)
+
+
+def test_a_slow_reader_gets_everything_in_order(lab: Lab) -> None:
+    hosts = lab.pair()
+    lab.start()
+    client, server = connect(lab, hosts, 65_536)
+    stream, size = Stream(11), 3000
+    written = read = 0
+    for _ in range(40):
+        written = write_some(client, stream, written, size)
+        step = min(20_000, written - read)
+        read_all(server, stream, read, read + step)
+        read += step
+    read_all(server, stream, read, written)
+    lab.expect_redirected(client)
+
+
+def write_some(sock: socket.socket, stream: Stream, offset: int, size: int) -> int:
+    with patience(sock, 0):
+        try:
+            for _ in range(50):
+                offset += sock.send(stream.at(offset, size))
+        except BlockingIOError:
+            time.sleep(0.005)
+    return offset
