@@ -114,12 +114,12 @@ struct conn_record {
 	u64 inode;     /* of the socket's file, 0 without one */
 	u32 write_seq; /* tcp_sock.write_seq */
 	u16 family;
-	u16 local_port; /* host order */
+	u16 local_port;  /* host order */
 	u16 remote_port; /* network order */
-	u8 state;       /* TCP_ESTABLISHED… */
-	u8 in_map;      /* 1: a member of a sockmap now */
-	u32 local_ip4;  /* network order */
-	u32 remote_ip4; /* network order */
+	u8 state;        /* TCP_ESTABLISHED… */
+	u8 in_map;       /* 1: a member of a sockmap now */
+	u32 local_ip4;   /* network order */
+	u32 remote_ip4;  /* network order */
 	u8 local_ip6[16];
 	u8 remote_ip6[16];
 	u32 pad;

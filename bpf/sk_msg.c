@@ -41,6 +41,19 @@ static __always_inline int all_queued(u64 peer, u32 write_seq)
 }
 
 /*
+ * True when TCP is short of memory on this host (net.ipv4.tcp_mem). TCP then
+ * shrinks and waits; the kernel's redirect knows only success and ENOMEM.
+ */
+static __always_inline int memory_is_short(void *tcp)
+{
+	u64 protocol = *(u64 *)(tcp + OFF_PROT), flag = 0, value = 0;
+
+	read_field(&flag, protocol, OFF_PROT_MEMORY_PRESSURE);
+	read_field(&value, flag, 0);
+	return value != 0;
+}
+
+/*
  * True when the peer's queue has room: the kernel charges redirected bytes to
  * the reader but never compares. A size that the reader chose is kept; else
  * the queue may grow to QUEUE_BYTES, where TCP would raise the size by itself.
@@ -102,7 +115,8 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 	read_field(&rmem, conn->peer_sk, OFF_RMEM_ALLOC);
 	if (rmem && msg->size < SMALL_WRITE && conn->last_reason != REASON_NONE)
 		return REASON_SMALL_WRITES;
-	if ((rmem || msg->size >= SMALL_WRITE) && !has_room(conn->peer_sk, rmem, msg->size))
+	if ((rmem || msg->size >= SMALL_WRITE) &&
+	    (!has_room(conn->peer_sk, rmem, msg->size) || memory_is_short(tcp)))
 		return REASON_BACK_PRESSURE;
 	/* kTLS: here we would see plaintext, there it would be taken for plaintext. */
 	if (*(u64 *)(tcp + OFF_ULP_OPS))

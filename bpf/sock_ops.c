@@ -41,7 +41,8 @@ static __always_inline int loopback_and_remote(struct bpf_sock_ops *ctx, u32 *ad
 		return 0;
 	if (address[2] == bpf_htonl(0xffff) && local2 == bpf_htonl(0xffff))
 		return (bpf_ntohl(address[3]) >> 24) == 127 && (bpf_ntohl(local3) >> 24) == 127;
-	return address[2] == 0 && local2 == 0 && address[3] == bpf_htonl(1) && local3 == bpf_htonl(1);
+	return address[2] == 0 && local2 == 0 && address[3] == bpf_htonl(1) &&
+	       local3 == bpf_htonl(1);
 }
 
 /* Why no in-scope peer was found behind this address. */
@@ -125,7 +126,8 @@ static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 	key.client_seq++;
 	key.server_seq++;
 	handshake.server_netns = netns;
-	handshakes.update(&key, &handshake);
+	/* The first to announce stands: nobody replaces a handshake that is under way. */
+	handshakes.insert(&key, &handshake);
 	return 1;
 }
 

@@ -14,6 +14,7 @@ from sockaccel.datapath.options import (
     MAX_CONNECTIONS_LIMIT,
     Options,
 )
+from sockaccel.errors import DockerError
 from sockaccel.inspect.existing import count_existing_local
 from sockaccel.render.json import print_json
 from sockaccel.scope.cgroup import check_cgroup, default_cgroup
@@ -99,13 +100,19 @@ def command(
 def _resolve(options: Options, named: list[Namespace]) -> list[Namespace]:
     if options.scope == "all":
         return all_namespaces()
-    found = {namespace.cookie: namespace for namespace in named}
-    if named and not (options.docker_host or Path(docker_url().removeprefix("unix://")).exists()):
-        return list(found.values())
-    containers, warnings = docker_namespaces(options.docker_host)
+    try:
+        containers, warnings = docker_namespaces(options.docker_host)
+    except DockerError as error:
+        if not named or options.docker_host:
+            raise
+        containers, warnings = [], [] if _docker_is_absent() else [str(error)]
     for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
     return list({namespace.cookie: namespace for namespace in (*containers, *named)}.values())
+
+
+def _docker_is_absent() -> bool:
+    return not Path(docker_url().removeprefix("unix://")).exists()
 
 
 def _who(options: Options, namespaces: int) -> str:

@@ -124,6 +124,8 @@ _REQUIRED = {
     "OFF_DPORT": ("sock_common", "skc_dport"),
     "OFF_DADDR": ("sock_common", "skc_daddr"),
     "OFF_RCV_SADDR": ("sock_common", "skc_rcv_saddr"),
+    "OFF_PROT": ("sock_common", "skc_prot"),
+    "OFF_PROT_MEMORY_PRESSURE": ("proto", "memory_pressure"),
     "OFF_RMEM_ALLOC": ("sock", "sk_backlog.rmem_alloc"),
     "OFF_RCVBUF": ("sock", "sk_rcvbuf"),
     "OFF_USERLOCKS": ("sock", "sk_userlocks"),
