@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 # Where administrators' tools are; missing in root's PATH after a plain `su`.
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
@@ -30,6 +31,7 @@ class Child:
     """A child process in a session of its own, so that Ctrl-C reaches only its parent.
 
     env changes the environment it inherits; None takes a variable out of it.
+    prepare runs in the child before the program does.
     """
 
     def __init__(
@@ -38,10 +40,11 @@ class Child:
         *,
         env: Mapping[str, str | None] | None = None,
         cwd: str | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self.argv = list(argv)
         try:
-            self._popen = subprocess.Popen(
+            self._popen = subprocess.Popen(  # noqa: PLW1509 - there is one thread only
                 self.argv,
                 env=_environment(env or {}),
                 cwd=cwd,
@@ -51,9 +54,12 @@ class Child:
                 text=True,
                 errors="replace",
                 start_new_session=True,
+                preexec_fn=prepare,
             )
         except OSError as error:
             raise HostError(f"cannot run '{self.argv[0]}': {error.strerror}") from error
+        except subprocess.SubprocessError as error:
+            raise BenchError(f"cannot run '{self.argv[0]}': {error}") from error
 
     @property
     def pid(self) -> int:
@@ -63,6 +69,22 @@ class Child:
     def running(self) -> bool:
         """Whether the child has not ended."""
         return self._popen.poll() is None
+
+    def await_ready(self, what: str, timeout_s: float) -> None:
+        """Return when the child has printed the line "ready"; end it and raise if it does not."""
+        assert self._popen.stdout is not None
+        readable, _, _ = select.select([self._popen.stdout], [], [], timeout_s)
+        if readable and self._popen.stdout.readline().strip() == "ready":
+            return
+        cause = f"not ready after {timeout_s:g} s"
+        if readable:
+            try:
+                done = self.wait(1.0)
+                cause = last_line(done.stderr, done.returncode)
+            except subprocess.TimeoutExpired:
+                cause = "it is not what it should be"
+        self.end()
+        raise BenchError(f"cannot start {what}: {cause}")
 
     def wait(self, timeout_s: float) -> subprocess.CompletedProcess[str]:
         """Return exit code and output once it ends; subprocess.TimeoutExpired if it does not."""

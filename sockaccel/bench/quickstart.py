@@ -22,15 +22,16 @@ import click
 
 from sockaccel.bench import pairs as paired
 from sockaccel.bench.accelerator import COMMAND, Accelerator
+from sockaccel.bench.command import run_command, say
 from sockaccel.bench.lab import Lab
 from sockaccel.bench.machine import describe_machine, describe_versions
 from sockaccel.bench.nginx import Nginx, load_balancer_config, web_config, write_page
 from sockaccel.bench.pairs import Arm, Pair, Sample
 from sockaccel.bench.process import find_tool
 from sockaccel.bench.report import Result, Scenario, as_json, as_text
-from sockaccel.bench.signals import Interrupted, hold, raising
+from sockaccel.bench.signals import hold
 from sockaccel.bench.wrk import WrkLoad, run_wrk
-from sockaccel.errors import NotPermittedError, SockaccelError
+from sockaccel.errors import NotPermittedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +144,7 @@ def measure(bench: Bench, scenario: Scenario, order: Sequence[tuple[Arm, Arm]], 
         for arm in arms:
             sample = bench.run(arm, keepalive=scenario.keepalive)
             scenario.unpaired.append(sample)
-            _say(
+            say(
                 f"{scenario.name}, pair {number}/{len(order)}, {arm + ':':12}"
                 f" {sample.wrk.requests_per_s:>9,.0f} requests/s"
             )
@@ -195,7 +196,7 @@ def quickstart(
     with ExitStack() as stack:
         try:
             bench = Bench(stack, seconds, sendfile=sendfile, command=command)
-            _say(BLIND)
+            say(BLIND)
             for scenario in result.scenarios:
                 measure(bench, scenario, paired.balanced_order(pairs, rng), seed)
                 if scenario.problems:
@@ -218,10 +219,6 @@ def _shorter(load: WrkLoad, seconds: int) -> WrkLoad:
 
 def _word(keepalive: bool) -> str:
     return "on" if keepalive else "off"
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -274,22 +271,7 @@ def command_line(pairs: int, seconds: int, keepalive: str, sendfile: bool, outpu
 
 def main() -> int:
     """Run the command line; errors become one line and a hint."""
-    try:
-        with raising():
-            return int(command_line.main(prog_name="scripts/quickstart", standalone_mode=False))
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except SockaccelError as error:
-        _say(f"Error: {error}")
-        if error.hint:
-            _say(f"Hint: {error.hint}")
-        return error.exit_code
-    except Interrupted as error:
-        _say(f"Interrupted by {error}; everything was removed.")
-        return error.exit_code
+    return run_command(command_line, "scripts/quickstart")
 
 
 if __name__ == "__main__":

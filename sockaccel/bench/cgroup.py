@@ -1,0 +1,63 @@
+"""A cgroup for the processes of a measurement, so that a program can be attached to them alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self
+
+from sockaccel.bench.signals import hold
+from sockaccel.errors import BenchError, HostError, reason
+from sockaccel.scope.cgroup import default_cgroup
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+REMOVE_TIMEOUT_S = 2.0
+
+
+class Cgroup:
+    """A directory below the root of cgroup v2, gone when the block ends."""
+
+    def __init__(self, name: str) -> None:
+        self.path = default_cgroup() / name
+        self._made = False
+
+    def __enter__(self) -> Self:
+        with hold():
+            try:
+                self.path.mkdir()
+            except OSError as error:
+                raise HostError(f"cannot make cgroup '{self.path}': {reason(error)}") from error
+            self._made = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with hold():
+            if self._made:
+                self._remove()
+                self._made = False
+
+    def join(self) -> None:
+        """Move the calling process into it."""
+        (self.path / "cgroup.procs").write_text("0")
+
+    def _remove(self) -> None:
+        # A process that has just ended may still be in it for a moment.
+        deadline = time.monotonic() + REMOVE_TIMEOUT_S
+        while True:
+            try:
+                self.path.rmdir()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise BenchError(
+                        f"cannot remove cgroup '{self.path}': {reason(error)}",
+                        f"rmdir {self.path}",
+                    ) from error
+                time.sleep(0.02)
+            else:
+                return

@@ -1,0 +1,38 @@
+"""How a measurement's command line ends: exit codes, one line and a hint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sockaccel.bench.signals import Interrupted, raising
+from sockaccel.errors import SockaccelError
+
+if TYPE_CHECKING:
+    from click import Command
+
+
+def run_command(command: Command, prog_name: str) -> int:
+    """Run a command that returns its exit code; errors become one line and a hint."""
+    try:
+        with raising():
+            return int(command.main(prog_name=prog_name, standalone_mode=False))
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SockaccelError as error:
+        say(f"Error: {error}")
+        if error.hint:
+            say(f"Hint: {error.hint}")
+        return error.exit_code
+    except Interrupted as error:
+        say(f"Interrupted by {error}; everything was removed.")
+        return error.exit_code
+
+
+def say(line: str) -> None:
+    """Print for the person who waits; stdout is for the result."""
+    click.echo(line, err=True)
