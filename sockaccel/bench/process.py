@@ -44,7 +44,7 @@ class Child:
     ) -> None:
         self.argv = list(argv)
         try:
-            self._popen = subprocess.Popen(  # noqa: PLW1509 - there is one thread only
+            self._popen = subprocess.Popen(
                 self.argv,
                 env=_environment(env or {}),
                 cwd=cwd,
@@ -54,7 +54,7 @@ class Child:
                 text=True,
                 errors="replace",
                 start_new_session=True,
-                preexec_fn=prepare,
+                preexec_fn=prepare,  # noqa: PLW1509 - there is one thread only
             )
         except OSError as error:
             raise HostError(f"cannot run '{self.argv[0]}': {error.strerror}") from error

@@ -69,12 +69,12 @@ def attach(cgroup: str, log: Path) -> int:
 def main() -> int:
     """Attach to the cgroup that is the one argument, say so, and wait to be ended."""
     answer, complaint = os.dup(1), os.dup(2)
-    # BCC prints on both from C++.
-    with tempfile.NamedTemporaryFile(prefix="sockaccel-") as log:
+    # BCC prints on both from C++. The file has no name, so that nobody needs to remove it.
+    with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            attach(sys.argv[1], Path(log.name))
+            attach(sys.argv[1], Path(f"/proc/self/fd/{log.fileno()}"))
         except (SockaccelError, OSError) as error:
             os.write(complaint, f"{error}\n".encode())
             return 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,10 +19,7 @@ def machine(require: Callable[[str, list[str]], None]) -> None:
     """Skip or fail where the machine cannot run these tests; clear what a killed run left."""
     require("kernel", harness.missing())
     harness.raise_descriptor_limit()
-    for path in harness.NETNS.glob("sat*"):
-        owner = re.match(r"sat(\d+)_", path.name)
-        if owner and not Path("/proc", owner[1]).exists():
-            harness.run("ip", "netns", "del", path.name)
+    harness.clear_what_killed_runs_left()
 
 
 @contextlib.contextmanager

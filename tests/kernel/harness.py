@@ -85,6 +85,24 @@ def missing() -> list[str]:
     return [name for name, lacks in lacking.items() if lacks]
 
 
+def clear_what_killed_runs_left() -> None:
+    """Remove pins, namespaces and cgroups of test processes that no longer exist."""
+
+    def orphans(directory: Path, pattern: str) -> Iterator[Path]:
+        for path in list(directory.iterdir()):
+            owner = re.match(pattern + r"(\d+)_", path.name)
+            if owner and not Path("/proc", owner[1]).exists():
+                yield path
+
+    for pins in orphans(BPFFS, "sockaccel_test_"):
+        shutil.rmtree(pins)
+    for namespace in orphans(NETNS, "sat") if NETNS.exists() else ():
+        run("ip", "netns", "del", namespace.name)
+    for cgroup in orphans(cgroup2_mount() or Path(), "sat"):
+        with contextlib.suppress(OSError):  # a process of that run still lives in it
+            cgroup.rmdir()
+
+
 def raise_descriptor_limit() -> None:
     """Allow as many descriptors as the hard limit does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -606,14 +624,21 @@ class Lab:
     def dump(self) -> dict[str, Any]:
         return json.loads(self.cli("-o", "json", "dump").stdout)
 
+    def ends(self) -> dict[int, dict[str, Any]]:
+        """Return the connections that ``dump`` shows, by the cookies of both ends.
+
+        Each has the end with that cookie as ``own``.
+        """
+        return {
+            int(end["cookie"], 16): {**connection, "own": end}
+            for connection in self.dump()["connections"]
+            for end in (connection["client"], connection["server"])
+            if end
+        }
+
     def connection(self, sock: socket.socket) -> dict[str, Any] | None:
         """Return the connection of this socket as ``dump`` shows it."""
-        for connection in self.dump()["connections"]:
-            for role in ("client", "server"):
-                end = connection[role]
-                if end and int(end["cookie"], 16) == cookie(sock):
-                    return {**connection, "own": end}
-        return None
+        return self.ends().get(cookie(sock))
 
     def sent(self, sock: socket.socket) -> tuple[int, int]:
         """Return how many bytes this socket sent by redirection and by TCP, from ``dump``."""
@@ -624,8 +649,9 @@ class Lab:
     def expect_redirected(self, *socks: socket.socket) -> None:
         """Fail unless each socket sent by redirection (accelerated mode only)."""
         if self.accelerated:
+            ends = self.ends()
             for sock in socks:
-                connection = self.connection(sock)
+                connection = ends.get(cookie(sock))
                 assert connection, f"dump does not know {sock}"
                 assert connection["own"]["redirected_bytes"] > 0, connection
 

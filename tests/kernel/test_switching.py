@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -132,15 +133,14 @@ def test_disable_loses_nothing_that_was_not_read_yet(accelerated_lab: Lab, size:
         assert nothing_to_read(server)
 
 
-def pump(sock: socket.socket, seed: int, seconds: float, size: int) -> int:
-    """Send a stream for some time, then end it; return its length."""
-    stream, sent, end = Stream(seed), 0, time.monotonic() + seconds
-    while time.monotonic() < end:
+def pump(sock: socket.socket, seed: int, stop: socket.socket, size: int) -> int:
+    """Send a stream until ``stop`` is closed at its other end; return its length."""
+    stream, sent = Stream(seed), 0
+    while not select.select([stop], [], [], 0)[0]:
         data = stream.at(sent, size)
         sock.sendall(data)
         sent += len(data)
-        if size < 1000:
-            time.sleep(0.0002)
+        time.sleep(0.0002)
     sock.shutdown(socket.SHUT_WR)
     return sent
 
@@ -155,9 +155,13 @@ def drain(sock: socket.socket, seed: int) -> int:
 
 
 def load(
-    lab: Lab, ends: list[tuple[socket.socket, socket.socket]], seconds: float
-) -> list[tuple[Task, Task]]:
-    """Start a stream in each direction of each connection; return (writer, reader) tasks."""
+    lab: Lab, ends: list[tuple[socket.socket, socket.socket]]
+) -> tuple[socket.socket, list[tuple[Task, Task]]]:
+    """Start a stream in each direction of each connection.
+
+    Return a socket to close for the end, and (writer, reader) tasks.
+    """
+    ours, theirs = socket.socketpair()
     tasks = []
     for number, (client, server) in enumerate(ends):
         size = (100, 16_384, 131_072)[number % 3]
@@ -165,13 +169,10 @@ def load(
             (2 * number, client, server),
             (2 * number + 1, server, client),
         ):
-            tasks.append(
-                (
-                    lab.spawn(pump, sender, seed, seconds, size),
-                    lab.spawn(drain, receiver, seed),
-                )
-            )
-    return tasks
+            writer = lab.spawn(pump, sender, seed, theirs, size)
+            tasks.append((writer, lab.spawn(drain, receiver, seed)))
+    theirs.close()
+    return ours, tasks
 
 
 def check_load(tasks: list[tuple[Task, Task]]) -> None:
@@ -187,19 +188,21 @@ def test_disable_and_enable_under_load_lose_nothing(lab: Lab) -> None:
     before = [lab.connect(one, listener) for _ in range(2)]
     lab.start()
     ends = [lab.connect(one, listener) for _ in range(3)]
-    tasks = load(lab, [*ends, *before], 5)
+    stop, tasks = load(lab, [*ends, *before])
     time.sleep(0.5)
     lab.expect_redirected(*(sock for end in ends for sock in end))
     if lab.accelerated:
         lab.disable()
         for client, _ in ends:
             by_tcp = bytes_acked(client)
-            wait_until(lambda: bytes_acked(client) > by_tcp, 2, "bytes by TCP")  # noqa: B023
+            wait_until(lambda: bytes_acked(client) > by_tcp, 5, "bytes by TCP")  # noqa: B023
         lab.enable()
         newer = lab.connect(one, listener)
         talk(*newer)
         lab.expect_redirected(*newer)
         assert lab.connection(ends[0][0]) is None, "an old connection came back"
+    time.sleep(0.5)
+    stop.close()
     check_load(tasks)
 
 

@@ -1,0 +1,313 @@
+"""Rounds of the echo measurement: their order, when a run counts, what they add up to. Pure.
+
+A round is one run of each arm, next to each other in time; the arms differ in
+exactly one thing. What carried the bytes is proved by counters in every run: one
+that cannot prove it is invalid, whatever its speed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from sockaccel.bench.report import times
+from sockaccel.bench.stats import RatioSummary, summarise_ratios
+from sockaccel.errors import BenchError
+from sockaccel.render.table import render_table
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from sockaccel.bench.accelerator import Counters
+
+SCHEMA = "sockaccel.echo/1"
+MIN_ROUNDS = 6
+# Of the bytes that were sent: what may go the other way than the arm says (the
+# handshake, ARP, a first message before the peer is known).
+STRAY = 0.01
+# A byte of plain TCP crosses two ports of the bridge, in by one and out by another.
+PORT_CROSSINGS = 2
+
+
+class Arm(StrEnum):
+    """What carries the bytes."""
+
+    BASELINE = "baseline"
+    ACCELERATED = "accelerated"
+    TEXTBOOK = "textbook"
+    UNIX = "unix"
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return _LABELS[self]
+
+
+_LABELS = {
+    Arm.BASELINE: "plain TCP",
+    Arm.ACCELERATED: "accelerated",
+    Arm.TEXTBOOK: "textbook, unsafe",
+    Arm.UNIX: "Unix socket",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one run measured. A message is sent and comes back: `size` bytes, twice."""
+
+    arm: Arm
+    size: int
+    round_trips: int
+    seconds: float
+    counters: Counters
+    interface_bytes: int
+
+    @property
+    def round_trips_per_s(self) -> float:
+        """The rate."""
+        return self.round_trips / self.seconds
+
+    @property
+    def round_trip_us(self) -> float:
+        """The mean time of a round trip."""
+        return self.seconds / self.round_trips * 1e6
+
+    @property
+    def sent_bytes(self) -> int:
+        """What the two ends wrote."""
+        return 2 * self.size * self.round_trips
+
+    @property
+    def interface_bytes_per_round_trip(self) -> float:
+        """What the lab's interfaces carried, each port in and out."""
+        return self.interface_bytes / self.round_trips
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A ratio of rates that is stated, and what it has to be, if anything."""
+
+    arm: Arm
+    to: Arm
+    target: float | None
+    meaning: str
+
+
+COMPARISONS = (
+    Comparison(Arm.ACCELERATED, Arm.BASELINE, 1.6, "the gain"),
+    Comparison(Arm.ACCELERATED, Arm.UNIX, 0.9, "what is left to gain"),
+    Comparison(Arm.ACCELERATED, Arm.TEXTBOOK, None, "the price of safety"),
+)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A comparison, measured."""
+
+    comparison: Comparison
+    summary: RatioSummary
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        target = self.comparison.target
+        return None if target is None else self.summary.median >= target
+
+
+@dataclass
+class Result:
+    """All that one measurement found out."""
+
+    started: str
+    machine: dict[str, Any]
+    versions: dict[str, str | None]
+    parameters: dict[str, Any]
+    rounds: list[list[Sample]] = field(default_factory=list)
+    unfinished: list[Sample] = field(default_factory=list)  # of a round that was not completed
+    problems: list[str] = field(default_factory=list)
+    ratios: list[Ratio] | None = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether every run counts."""
+        return self.ratios is not None
+
+    @property
+    def targets_met(self) -> bool:
+        """Whether it is valid and no target is missed."""
+        return self.ratios is not None and all(ratio.met is not False for ratio in self.ratios)
+
+
+def balanced_order(rounds: int, rng: random.Random) -> list[tuple[Arm, ...]]:
+    """Return the order of the arms in each round, at random.
+
+    In every four rounds each arm comes once in each place, and once right after
+    each other arm, so that what a run leaves behind falls on all alike.
+    """
+    order: list[tuple[Arm, ...]] = []
+    while len(order) < rounds:
+        arms = list(Arm)
+        rng.shuffle(arms)
+        # Williams' square of four.
+        block = [tuple(arms[(step + row) % 4] for step in (0, 1, 3, 2)) for row in range(4)]
+        rng.shuffle(block)
+        order += block
+    return order[:rounds]
+
+
+def parse_client(text: str) -> tuple[int, float]:
+    """Return round trips and seconds, as the client of benchmarks/echo.c prints them."""
+    try:
+        trips, seconds = text.split()
+        found = int(trips), float(seconds)
+    except ValueError as error:
+        raise BenchError(f"cannot read what the echo client said: {text[:200]!r}") from error
+    if found[0] <= 0 or not found[1] > 0:
+        raise BenchError("cannot use what the echo client said: it made no round trip")
+    return found
+
+
+def problems_of_run(sample: Sample) -> list[str]:
+    """Return why a run does not count; nothing if it does."""
+    arm, counters, sent = sample.arm, sample.counters, sample.sent_bytes
+    crossed, least = sample.interface_bytes, PORT_CROSSINGS * sent
+    problems = []
+    if arm is Arm.BASELINE:
+        if crossed < least:
+            problems.append(
+                f"{arm}: {crossed} bytes on the interfaces, plain TCP needs {least}:"
+                " something else redirects"
+            )
+    elif crossed > STRAY * least:
+        problems.append(
+            f"{arm}: {crossed} bytes on the interfaces, plain TCP needs {least}:"
+            " they were not kept off"
+        )
+    if arm is not Arm.ACCELERATED:
+        if counters.active or counters.redirected_bytes:
+            problems.append(f"{arm}: sockaccel was on ({counters.redirected_bytes} bytes)")
+    elif not counters.active:
+        problems.append(f"{arm}: sockaccel was off at the end of the run")
+    elif not (1 - STRAY) * sent <= counters.redirected_bytes <= sent:
+        problems.append(f"{arm}: {counters.redirected_bytes} of {sent} bytes were redirected")
+    return problems
+
+
+def of_arm(rounds: Sequence[Sequence[Sample]], arm: Arm) -> list[Sample]:
+    """Return the runs of an arm, one for each round."""
+    return [next(sample for sample in samples if sample.arm is arm) for samples in rounds]
+
+
+def summarise(rounds: Sequence[Sequence[Sample]], *, seed: int) -> list[Ratio]:
+    """Return the ratios of rates, round by round, over rounds that count."""
+    rates = {arm: [each.round_trips_per_s for each in of_arm(rounds, arm)] for arm in Arm}
+    return [
+        Ratio(each, summarise_ratios(rates[each.to], rates[each.arm], seed=seed))
+        for each in COMPARISONS
+    ]
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Return the result as an object for JSON, with every sample."""
+    return {
+        "schema": SCHEMA,
+        "valid": result.valid,
+        "targets_met": result.targets_met,
+        "started": result.started,
+        "machine": result.machine,
+        "versions": result.versions,
+        "parameters": result.parameters,
+        "problems": result.problems,
+        "arms": {str(arm): _arm(of_arm(result.rounds, arm)) for arm in Arm}
+        if result.valid
+        else None,
+        "ratios": [
+            {
+                "arm": str(ratio.comparison.arm),
+                "to": str(ratio.comparison.to),
+                "target": ratio.comparison.target,
+                "met": ratio.met,
+                **asdict(ratio.summary),
+            }
+            for ratio in result.ratios or []
+        ],
+        "rounds": [[_sample(sample) for sample in samples] for samples in result.rounds],
+        "unfinished": [_sample(sample) for sample in result.unfinished],
+    }
+
+
+def _arm(samples: Sequence[Sample]) -> dict[str, float]:
+    return {
+        "round_trip_us": median(each.round_trip_us for each in samples),
+        "round_trips_per_s": median(each.round_trips_per_s for each in samples),
+        "interface_bytes_per_round_trip": median(
+            each.interface_bytes_per_round_trip for each in samples
+        ),
+    }
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    return {
+        "arm": str(sample.arm),
+        "round_trips": sample.round_trips,
+        "duration_s": sample.seconds,
+        "round_trips_per_s": sample.round_trips_per_s,
+        "sent_bytes": sample.sent_bytes,
+        "redirected_bytes": sample.counters.redirected_bytes,
+        "tcp_bytes": sample.counters.tcp_bytes,
+        "interface_bytes": sample.interface_bytes,
+    }
+
+
+def as_text(result: Result) -> str:
+    """Return the result for people: two tables, and no ratio that does not count."""
+    parameters, machine = result.parameters, result.machine
+    title = (
+        f"echo of {parameters['size_bytes']} bytes between two namespaces, both ends on one core"
+    )
+    if result.ratios is None:
+        problems = result.problems or ["not measured"]
+        return "\n".join([title, *(f"  INVALID  {problem}" for problem in problems)])
+    arms = [(arm, _arm(of_arm(result.rounds, arm))) for arm in Arm]
+    rates = render_table(
+        ["", "us/round trip", "round trips/s", "interface bytes/round trip"],
+        [
+            [
+                arm.label,
+                f"{figures['round_trip_us']:.2f}",
+                f"{figures['round_trips_per_s']:,.0f}",
+                f"{figures['interface_bytes_per_round_trip']:,.1f}",
+            ]
+            for arm, figures in arms
+        ],
+        align_right=range(1, 4),
+    )
+    ratios = render_table(
+        ["round trips/s", "", "ratio", "95% interval", "min to max", "target"],
+        [_ratio_row(ratio) for ratio in result.ratios],
+        align_right=range(2, 5),
+    )
+    footer = [
+        f"{len(result.rounds)} rounds of {parameters['seconds']:g} s runs, random balanced order.",
+        "us, round trips/s: medians; ratio: median of the rounds' ratios, bootstrap interval.",
+        f"{machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']}.",
+    ]
+    return "\n".join([title, rates, "", ratios, "", *footer])
+
+
+def _ratio_row(ratio: Ratio) -> list[str]:
+    comparison, summary = ratio.comparison, ratio.summary
+    target = ""
+    if comparison.target is not None:
+        target = f">= {times(comparison.target)} {'met' if ratio.met else 'MISSED'}"
+    return [
+        f"{comparison.arm} / {comparison.to}",
+        comparison.meaning,
+        times(summary.median),
+        f"{times(summary.interval.low)} to {times(summary.interval.high)}",
+        f"{times(summary.minimum)} to {times(summary.maximum)}",
+        target,
+    ]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from sockaccel.datapath.layout import OPTIONS_SIZE
+from sockaccel.datapath.options import Options
+from sockaccel.errors import InputError
+
+OTHERS: dict[str, tuple[object, str]] = {
+    "cgroup": ("/b", "--cgroup is /a, not /b"),
+    "scope": ("all", "--scope is docker, not all"),
+    "policy": ("all", "--policy is safe, not all"),
+    "netns": (("/n/1", "/n/2"), "--netns is not set, not /n/1,/n/2"),
+    "ports": ("80,8000-8999", "--ports is not set, not 80,8000-8999"),
+    "max_connections": (7, "--max-connections is 65536, not 7"),
+    "docker_host": ("unix:///d", "--docker-host is not set, not unix:///d"),
+}
+
+
+def changed() -> Options:
+    return Options(**{name: value for name, (value, _) in OTHERS.items()})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [Options("/a"), changed(), Options("/é\udcff")])
+def test_what_is_stored_is_what_was_given(options: Options) -> None:
+    stored = options.to_bytes()
+    assert len(stored) == OPTIONS_SIZE
+    assert Options.from_bytes(stored) == options
+
+
+def test_every_option_is_compared() -> None:
+    assert {field.name for field in dataclasses.fields(Options)} == set(OTHERS)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_difference_names_the_option_and_both_values(name: str) -> None:
+    value, text = OTHERS[name]
+    first = Options("/a")
+    second = dataclasses.replace(first, **{name: value})
+    assert first.differences(second) == [text]
+    assert first.differences(first) == second.differences(second) == []
+
+
+def test_all_differences_are_named_from_the_side_of_what_is_enabled() -> None:
+    assert Options("/a").differences(changed()) == [text for _, text in OTHERS.values()]
+    assert "--cgroup is /b, not /a" in changed().differences(Options("/a"))
+    assert "--netns is /n/1,/n/2, not not set" not in changed().differences(changed())
+
+
+def test_options_as_long_as_fits_are_stored_and_no_longer() -> None:
+    empty = len(json.dumps(dataclasses.asdict(Options(""))))
+    longest = Options("x" * (OPTIONS_SIZE - 1 - empty))
+    assert Options.from_bytes(longest.to_bytes()) == longest
+    with pytest.raises(InputError) as caught:
+        Options(longest.cgroup + "x").to_bytes()
+    assert str(caught.value) == "cannot store the options: 16384 bytes, at most 16383"
+    assert "--netns" in (caught.value.hint or "")
+    assert caught.value.exit_code == 2
+
+
+def test_what_a_newer_version_stored_is_passed_over() -> None:
+    stored = json.dumps({"cgroup": "/a", "netns": ["/n"], "colour": "blue"}).encode()
+    assert Options.from_bytes(stored + bytes(9)) == Options("/a", netns=("/n",))
+
+
+def test_what_an_older_version_did_not_store_has_its_default() -> None:
+    assert Options.from_bytes(b'{"cgroup": "/a"}') == Options("/a")
+
+
+@pytest.mark.parametrize("stored", [b"", bytes(8), b"{", b"\xff", b"{}"])
+def test_what_is_no_options_is_refused(stored: bytes) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Options.from_bytes(stored)

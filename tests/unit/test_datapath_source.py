@@ -1,0 +1,164 @@
+"""The C text: that it is complete, and what it must never contain."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sockaccel.datapath import btf, compiler, lifecycle, source
+from sockaccel.datapath.compiler import ITERATOR, MAPS, PROGRAMS
+from sockaccel.datapath.lifecycle import Scope
+from sockaccel.datapath.options import Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def code_of(text: str) -> str:
+    """Return C without its comments."""
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+
+
+CODE = code_of(source.assemble())
+FILES = sorted(path.name for path in source.directory().glob("*.[ch]"))
+
+
+def body_of(function: str) -> str:
+    match = re.search(rf"^(?:static __always_inline )?\w+ {function}\(.*?^}}", CODE, re.M | re.S)
+    assert match, function
+    return match[0]
+
+
+def returns_of(function: str) -> list[str]:
+    found = re.findall(r"\breturn\b\s*(.*?);", body_of(function), re.S)
+    assert found
+    return [" ".join(value.split()) for value in found]
+
+
+def test_every_file_is_there_once_under_its_own_name() -> None:
+    parts = re.split(r'^#line 1 "bpf/([\w.]+)"\n', source.assemble(), flags=re.M)
+    assert parts[0] == ""
+    names = parts[1::2]
+    assert sorted(names) == FILES
+    for name, text in zip(names, parts[2::2], strict=True):
+        assert text == (source.directory() / name).read_text(), name
+        assert text.endswith("\n"), f"the #line after {name} needs a line of its own"
+
+
+def test_structures_come_before_maps_and_maps_before_programs() -> None:
+    names = re.findall(r'^#line 1 "bpf/([\w.]+)"', source.assemble(), re.M)
+    assert names[:2] == ["layout.h", "maps.h"]
+    headers = [name.endswith(".h") for name in names]
+    assert headers == sorted(headers, reverse=True)
+
+
+def test_an_installed_package_brings_the_text_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = tmp_path / "site" / "sockaccel" / "datapath" / "source.py"
+    module.parent.mkdir(parents=True)
+    monkeypatch.setattr(source, "__file__", str(module))
+    assert source.directory() == tmp_path / "site" / "bpf"
+    (tmp_path / "site" / "sockaccel" / "bpf").mkdir()
+    assert source.directory() == tmp_path / "site" / "sockaccel" / "bpf"
+
+
+def test_the_maps_that_are_pinned_are_those_that_are_defined() -> None:
+    defined = [
+        *re.findall(r'\bBPF_F_TABLE\("\w+",[^,]+,[^,]+,\s*(\w+)', CODE),
+        *re.findall(r"\bBPF_(?:SK_STORAGE|ARRAY|PERCPU_ARRAY)\((\w+)", CODE),
+        *re.findall(r'section\("maps/\w+"\)\)\) struct \w+ (\w+)', CODE),
+    ]
+    assert sorted(defined) == sorted(MAPS)
+
+
+def test_the_programs_that_are_loaded_are_those_that_are_defined() -> None:
+    defined = re.findall(r"^int (\w+)\(", CODE, re.M)
+    assert sorted(defined) == sorted([*PROGRAMS, ITERATOR])
+
+
+@pytest.mark.parametrize(
+    "name", ["apply_bytes", "cork_bytes", "trace_printk", "SK_DROP", "push_data", "pop_data"]
+)
+def test_a_call_that_can_harm_a_stream_is_not_made(name: str) -> None:
+    assert name not in CODE
+
+
+@pytest.mark.parametrize("name", ["sk_msg", "sk_skb"])
+def test_every_message_is_passed(name: str) -> None:
+    assert set(returns_of(name)) == {"SK_PASS"}
+
+
+def test_sock_ops_always_answers_1_and_sets_nothing() -> None:
+    steps = {"sock_ops", "on_syn", "on_active", "on_passive", "on_state", "unpaired"}
+    called = re.compile(r"(?:ctx->is_fullsock \? 1 : )?(\w+)\(.*\)")
+    for name in steps:
+        for value in returns_of(name):
+            match = called.fullmatch(value)
+            assert value == "1" or (match and match[1] in steps), f"{name}: return {value}"
+    assert "reply" not in CODE
+    assert "setsockopt" not in CODE
+
+
+def test_callback_flags_are_only_added() -> None:
+    calls = re.findall(r"cb_flags_set\(([^;]*)\);", CODE)
+    assert calls
+    assert all(call.startswith("ctx, ctx->bpf_sock_ops_cb_flags |") for call in calls)
+
+
+def test_every_offset_that_is_used_is_asked_for_and_the_reverse() -> None:
+    used = set(re.findall(r"\bOFF_\w+|\bRCVBUF_LOCK\b", CODE))
+    computed = {"OFF_SOCKET_INODE", "RCVBUF_LOCK"}
+    assert used == set(btf._REQUIRED) | set(btf._OPTIONAL) | computed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OFF_IS_MPTCP",
+        *(
+            pytest.param(
+                name,
+                marks=pytest.mark.xfail(
+                    reason="iter.c needs it also on kernels without CONFIG_IPV6"
+                ),
+            )
+            for name in ("OFF_V6_DADDR", "OFF_V6_RCV_SADDR")
+        ),
+    ],
+)
+def test_an_offset_that_a_kernel_may_lack_is_not_needed(name: str) -> None:
+    assert name in btf._OPTIONAL
+    assert name not in re.sub(rf"#ifdef {name}\b.*?#endif", "", CODE, flags=re.S)
+
+
+def test_every_optional_offset_is_looked_at_above() -> None:
+    assert set(btf._OPTIONAL) == {"OFF_IS_MPTCP", "OFF_V6_DADDR", "OFF_V6_RCV_SADDR"}
+
+
+def test_the_constants_of_the_text_come_from_the_loader(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    requests: list[compiler.Request] = []
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(request: compiler.Request) -> None:
+        requests.append(request)
+        raise Stop
+
+    monkeypatch.setattr(compiler, "compile_and_pin", stop)
+    with pytest.raises(Stop):
+        lifecycle._build(
+            tmp_path, Options(cgroup="/c", max_connections=7), Scope((), None, frozenset())
+        )
+    (request,) = requests
+    assert request.directory == str(tmp_path)
+    assert request.defines["MAX_SOCKETS"] == 14  # a connection has two ends
+    for name in request.defines:
+        assert re.search(rf"\b{name}\b", CODE), name
+    constants = {"MAX_SOCKETS", "MAX_HANDSHAKES", "SMALL_WRITE", "QUEUE_BYTES"}
+    assert set(request.defines) == constants

@@ -1,0 +1,158 @@
+"""bpf/layout.h, read as text, against its mirrors in ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+
+import pytest
+
+from sockaccel.datapath import layout, source
+from sockaccel.datapath.layout import ConfigFlags, Counter, Reason, Side
+
+TEXT = re.sub(r"/\*.*?\*/", "", (source.directory() / "layout.h").read_text(), flags=re.DOTALL)
+
+SCALARS: dict[str, type] = {
+    "u8": ctypes.c_uint8,
+    "u16": ctypes.c_uint16,
+    "u32": ctypes.c_uint32,
+    "u64": ctypes.c_uint64,
+    "char": ctypes.c_char,
+}
+MIRRORS: dict[str, type[ctypes.Structure]] = {
+    "pair_key": layout.PairKey,
+    "conn": layout.Conn,
+    "conn_record": layout.ConnRecord,
+    "config": layout.Config,
+    "network": layout.Network,
+}
+# `options` is one array of OPTIONS_SIZE bytes; the others only the kernel side touches.
+WITHOUT_MIRROR = {"handshake_key", "handshake", "peer", "options"}
+
+
+def read_constants() -> dict[str, int]:
+    """Return every enumerator and every #define that is a number."""
+    found = {name: int(value) for name, value in re.findall(r"#define (\w+) +(\d+)", TEXT)}
+    for body in re.findall(r"\benum \w+ \{(.*?)\};", TEXT, re.DOTALL):
+        for item in filter(None, (part.strip() for part in body.split(","))):
+            name, _, value = item.partition("=")
+            terms = [term.strip() for term in value.split("+")]
+            found[name.strip()] = sum(int(found.get(term, term)) for term in terms)
+    return found
+
+
+CONSTANTS = read_constants()
+
+
+def read_structures() -> dict[str, type[ctypes.Structure]]:
+    """Return the structures that the C compiler sees, by name."""
+    found: dict[str, type[ctypes.Structure]] = {}
+    for name, body in re.findall(r"\bstruct (\w+) \{(.*?)\};", TEXT, re.DOTALL):
+        fields: list[tuple[str, type]] = []
+        for line in filter(None, (part.strip() for part in body.split(";"))):
+            match = re.fullmatch(r"(?:struct )?(\w+) (\w+)(?:\[(\w+)\])?", line)
+            assert match, line
+            kind, field, length = match.groups()
+            field_type = SCALARS[kind] if kind in SCALARS else found[kind]
+            if length:
+                field_type = field_type * int(CONSTANTS.get(length, length))
+            fields.append((field, field_type))
+        found[name] = type(name, (ctypes.Structure,), {"_fields_": tuple(fields)})
+    return found
+
+
+STRUCTURES = read_structures()
+
+
+def fields_of(structure: type[ctypes.Structure]) -> list[tuple[str, int, int]]:
+    names = [name for name, *_ in structure._fields_]
+    return [
+        (name, getattr(structure, name).offset, getattr(structure, name).size) for name in names
+    ]
+
+
+def enumerators(prefix: str) -> dict[str, int]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in CONSTANTS.items()
+        if name.startswith(prefix)
+    }
+
+
+def test_every_structure_is_known_here() -> None:
+    assert set(STRUCTURES) == set(MIRRORS) | WITHOUT_MIRROR
+
+
+@pytest.mark.parametrize("name", MIRRORS)
+def test_a_mirror_has_the_fields_of_its_structure(name: str) -> None:
+    assert fields_of(MIRRORS[name]) == fields_of(STRUCTURES[name])
+    assert ctypes.sizeof(MIRRORS[name]) == ctypes.sizeof(STRUCTURES[name])
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_structure_has_no_hidden_padding(name: str) -> None:
+    """Keys are compared byte by byte, and what is copied out must have been written."""
+    end = 0
+    for field, offset, size in fields_of(STRUCTURES[name]):
+        assert offset == end, f"{end} bytes end before '{field}' at {offset}"
+        end = offset + size
+    assert end == ctypes.sizeof(STRUCTURES[name])
+
+
+def test_the_sizes_that_the_compiler_asserts_are_these() -> None:
+    asserted = dict(re.findall(r"_Static_assert\(sizeof\(struct (\w+)\) == (\d+)", TEXT))
+    assert set(asserted) == set(STRUCTURES) - {"options"}
+    for name, size in asserted.items():
+        assert ctypes.sizeof(STRUCTURES[name]) == int(size), name
+
+
+def test_the_sizes_of_the_arrays_agree() -> None:
+    assert ctypes.sizeof(STRUCTURES["options"]) == layout.OPTIONS_SIZE
+    assert CONSTANTS["PORT_WORDS"] * 8 == layout.PORTS_SIZE == 65536 // 8
+
+
+def test_the_reasons_agree() -> None:
+    assert enumerators("REASON_") == {
+        **{name: member.value for name, member in Reason.__members__.items()},
+        "MAX": layout.REASON_SLOTS,
+    }
+    assert max(Reason) < layout.REASON_SLOTS
+    # sk_msg takes a reason modulo the number of slots.
+    assert layout.REASON_SLOTS & (layout.REASON_SLOTS - 1) == 0
+
+
+def test_the_counters_agree() -> None:
+    assert enumerators("COUNTER_") == {
+        **{name: member.value for name, member in Counter.__members__.items()},
+        "MAX": layout.COUNTER_SLOTS,
+    }
+    assert max(counter for counter in Counter if counter is not Counter.REASON) < Counter.REASON
+
+
+def test_the_sides_agree() -> None:
+    assert enumerators("SIDE_") == {name: side.value for name, side in Side.__members__.items()}
+
+
+def test_the_flags_agree_and_are_single_bits() -> None:
+    flags = {name: flag.value for name, flag in ConfigFlags.__members__.items()}
+    assert enumerators("CONFIG_") == flags
+    assert all(value.bit_count() == 1 for value in flags.values())
+    assert len(set(flags.values())) == len(flags)
+
+
+def test_the_labels_of_the_reasons_are_those_of_the_interface() -> None:
+    assert {reason.label for reason in Reason if reason is not Reason.NONE} == {
+        "out-of-scope",
+        "remote",
+        "no-peer",
+        "peer-out-of-scope",
+        "mptcp",
+        "map-full",
+        "foreign-owner",
+        "kernel",
+        "back-pressure",
+        "unread-tcp",
+        "small-writes",
+        "disabled",
+        "ulp",
+    }
