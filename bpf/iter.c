@@ -34,8 +34,12 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	read_field(&record.state, sk, OFF_STATE);
 	read_field(&record.local_ip4, sk, OFF_RCV_SADDR);
 	read_field(&record.remote_ip4, sk, OFF_DADDR);
+#ifdef OFF_V6_RCV_SADDR
 	read_field(&record.local_ip6, sk, OFF_V6_RCV_SADDR);
+#endif
+#ifdef OFF_V6_DADDR
 	read_field(&record.remote_ip6, sk, OFF_V6_DADDR);
+#endif
 	read_field(&psock, sk, OFF_USER_DATA);
 	record.in_map = psock != 0;
 	read_field(&socket, sk, OFF_SOCKET);

@@ -72,7 +72,8 @@ class Bench:
         # Only to let nginx's workers, which are not root, through to their pages.
         self.directory.chmod(0o755)
         self._load = WrkLoad(
-            url=f"http://{self.lab.nodes['balancer'].address}/",
+            # With the port: a minimal system has no /etc/services to look "http" up in.
+            url=f"http://{self.lab.nodes['balancer'].address}:80/",
             seconds=seconds,
             connections=CONNECTIONS,
             threads=THREADS,

@@ -10,12 +10,22 @@ import click
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.datapath.layout import Reason
 from sockaccel.datapath.state import Datapath
-from sockaccel.errors import StateError
-from sockaccel.inspect.connections import Connection, Container, Dump, Endpoint, Owner, State, join
+from sockaccel.errors import SockaccelError, StateError
+from sockaccel.inspect.connections import (
+    Connection,
+    Container,
+    Dump,
+    Endpoint,
+    Owner,
+    State,
+    join,
+    key_tuple,
+)
 from sockaccel.inspect.processes import owners
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
 from sockaccel.render.units import bytes_text
+from sockaccel.scope.docker import namespace_owners
 
 _FOLLOW_S = 1.0
 
@@ -60,14 +70,17 @@ def _opened(settings: Settings) -> Datapath:
 
 def read(datapath: Datapath, containers: dict[int, Container]) -> Dump:
     """Read the map and the records, and find the processes."""
+    # A connection that comes or goes meanwhile is no entry that cannot be read.
+    before = {key_tuple(key) for key in datapath.entries()}
     records = list(datapath.records())
+    keys = [key for key in datapath.entries() if key_tuple(key) in before]
     found = owners({record.inode for record in records if record.inode})
 
     def owner(inode: int) -> Owner:
         process = found.get(inode)
         return (process.pid, process.name) if process else (None, None)
 
-    return join(datapath.entries(), records, owner, containers)
+    return join(keys, records, owner, containers)
 
 
 def _containers(datapath: Datapath) -> dict[int, Container]:
@@ -75,17 +88,11 @@ def _containers(datapath: Datapath) -> dict[int, Container]:
     options = datapath.options
     if options.scope != "docker":
         return {}
-    from sockaccel.errors import SockaccelError  # noqa: PLC0415
-    from sockaccel.scope.docker import snapshot  # noqa: PLC0415
-    from sockaccel.scope.netns import netns_cookie  # noqa: PLC0415
-
-    found = {}
     try:
-        for each in snapshot(options.docker_host):
-            found[netns_cookie(each.netns_path)] = Container(each.id, each.name)
+        owners_of = namespace_owners(options.docker_host)
     except SockaccelError:  # names are an extra: what the map says does not depend on them
-        return found
-    return found
+        return {}
+    return {cookie: Container(each.id, each.name) for cookie, each in owners_of.items()}
 
 
 def _matches(

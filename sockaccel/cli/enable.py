@@ -76,7 +76,7 @@ def command(
         cgroup=str(cgroup_path),
         scope=scope,
         policy=policy,
-        netns=tuple(dict.fromkeys(str(Path(path).absolute()) for path in netns)),
+        netns=tuple(sorted({str(Path(path).absolute()) for path in netns})),
         ports=str(port_set) if port_set else None,
         max_connections=max_connections,
         docker_host=docker_host,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from sockaccel import __version__
-from sockaccel.errors import SockaccelError
+from sockaccel.errors import SockaccelError, reason
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,7 +111,8 @@ def cli(context: click.Context, output: str, pin_dir: Path, color: str, debug: b
 
 def main() -> None:
     """Run the command line; turn errors into one line, a hint and an exit code."""
-    debug = "--debug" in sys.argv or os.environ.get("SOCKACCEL_DEBUG") not in (None, "", "0")
+    switch = os.environ.get("SOCKACCEL_DEBUG", "")
+    debug = "--debug" in sys.argv or switch.lower() in ("1", "true", "t", "yes", "y", "on")
     try:
         result = cli.main(standalone_mode=False)
     except click.Abort:
@@ -126,8 +127,12 @@ def main() -> None:
         if error.hint:
             click.echo(f"Hint: {error.hint}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader has seen enough; Python must not complain about it at exit.
+    except OSError as error:
+        if debug:
+            raise
+        click.echo(f"Error: cannot go on: {reason(error)}", err=True)
+        click.echo("Hint: run again with --debug", err=True)
+        # What could not be written must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:

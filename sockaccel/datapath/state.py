@@ -21,7 +21,7 @@ from sockaccel.datapath.layout import (
 )
 from sockaccel.datapath.libbpf import AttachType, ProgType
 from sockaccel.datapath.options import Options
-from sockaccel.errors import NotPermittedError, StateError, reason
+from sockaccel.errors import InputError, NotPermittedError, StateError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,12 +70,18 @@ class Datapath:
 
         """
         try:
-            if not pin_dir.is_dir():
-                return None
             os.listdir(pin_dir)
+        except (FileNotFoundError, NotADirectoryError):
+            pins.refuse_foreign(pin_dir)
+            return None
         except PermissionError as error:
             raise NotPermittedError(
                 f"cannot look into pin directory '{pin_dir}': {reason(error)}", "run as root"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"cannot use pin directory '{pin_dir}': {reason(error)}",
+                f"--pin-dir {pins.DEFAULT_PIN_DIR}",
             ) from error
         pins.refuse_foreign(pin_dir)
         return cls(pin_dir)
@@ -130,7 +136,7 @@ class Datapath:
         stored = libbpf.lookup(self.fd("options"), KEY_ZERO, OPTIONS_SIZE) or b""
         try:
             return Options.from_bytes(stored)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise StateError(
                 f"cannot read the options of '{self.pin_dir}': {error}",
                 "sockaccel disable, then sockaccel enable",

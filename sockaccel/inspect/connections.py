@@ -18,7 +18,6 @@ _AF_INET = 2
 # Our FIN has its place in the sequence space from these states on (include/net/tcp_states.h):
 # FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING.
 _FIN_STATES = frozenset({4, 5, 9, 11})
-_V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class State(StrEnum):
@@ -181,6 +180,4 @@ def _address(family: int, ip4: Iterable[int], ip6: Iterable[int], port: int) -> 
     packed = bytes(ip6)
     if family == _AF_INET:
         return f"{socket.inet_ntop(socket.AF_INET, bytes(ip4))}:{port}"
-    if packed.startswith(_V4_MAPPED):
-        return f"[::ffff:{socket.inet_ntop(socket.AF_INET, packed[12:])}]:{port}"
     return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{port}"

@@ -62,8 +62,10 @@ def total(closed: Sequence[int], live: Iterable[ConnRecord]) -> Counters:
         counters.redirected_messages += record.conn.redirected_messages
         counters.tcp_bytes += tcp_bytes(record)
         counters.tcp_messages += record.conn.tcp_messages
-        for reason in reasons:
-            reasons[reason] += record.conn.reasons[reason]
+        # The reasons before are counted for connections, when they are made.
+        for reason in Reason:
+            if reason >= Reason.BACK_PRESSURE:
+                reasons[reason] += record.conn.reasons[reason]
     counters.fallbacks = {reason.label: count for reason, count in reasons.items() if count}
     return counters
 

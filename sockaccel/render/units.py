@@ -8,5 +8,10 @@ def bytes_text(number: int) -> str:
     """Return a size such as ``12.3 MiB``; exact below 1 KiB."""
     if number < _STEP:
         return f"{number} B"
-    exponent = min((number.bit_length() - 1) // 10, len(_UNITS))
-    return f"{number / _STEP**exponent:.1f} {_UNITS[exponent - 1]}"
+    value = float(number)
+    exponent = 0
+    # What would be shown as 1024.0 is 1.0 of the next unit.
+    while round(value, 1) >= _STEP and exponent < len(_UNITS):
+        value /= _STEP
+        exponent += 1
+    return f"{value:.1f} {_UNITS[exponent - 1]}"

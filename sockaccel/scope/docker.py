@@ -94,17 +94,33 @@ def docker_namespaces(docker_host: str | None = None) -> tuple[list[Namespace], 
 
     A namespace's label is its container's name. Raises as snapshot() and netns_cookie() do.
     """
+    chosen, warnings = labels.select(_members(docker_host), host=netns_cookie())
+    return [
+        Namespace(cookie, container.netns_path, container.name)
+        for cookie, container in chosen.items()
+    ], warnings
+
+
+def namespace_owners(docker_host: str | None = None) -> dict[int, Container]:
+    """Return the container behind each namespace cookie, whatever its labels say.
+
+    The host's namespace is nobody's; one that several containers share is its maker's.
+    Raises as docker_namespaces() does.
+    """
+    owners = labels.owners(_members(docker_host))
+    owners.pop(netns_cookie(), None)
+    return owners
+
+
+def _members(docker_host: str | None) -> list[tuple[int, Container]]:
+    """Return each container with its namespace's cookie."""
     members = []
     for container in snapshot(docker_host):
         try:
             members.append((netns_cookie(container.netns_path), container))
         except InputError:
             continue  # it has exited meanwhile
-    chosen, warnings = labels.select(members, host=netns_cookie())
-    return [
-        Namespace(cookie, container.netns_path, container.name)
-        for cookie, container in chosen.items()
-    ], warnings
+    return members
 
 
 def _container(detail: Mapping[str, Any]) -> Container:

@@ -43,9 +43,7 @@ def select(
     several share one, a single refusal is enough. The host's namespace is never in scope
     because a container uses it, however it came to.
     """
-    shared: dict[int, list[Container]] = {}
-    for cookie, container in containers:
-        shared.setdefault(cookie, []).append(container)
+    shared = _by_namespace(containers)
     chosen: dict[int, Container] = {}
     warnings: list[str] = []
     for cookie, members in shared.items():
@@ -66,6 +64,22 @@ def select(
         elif not refused:
             chosen[cookie] = min(members, key=_joined_and_name)
     return chosen, warnings
+
+
+def owners(containers: Iterable[tuple[int, Container]]) -> dict[int, Container]:
+    """Return which container each network namespace belongs to; those of host networks to none."""
+    return {
+        cookie: min(members, key=_joined_and_name)
+        for cookie, members in _by_namespace(containers).items()
+        if not any(member.network_mode == "host" for member in members)
+    }
+
+
+def _by_namespace(containers: Iterable[tuple[int, Container]]) -> dict[int, list[Container]]:
+    shared: dict[int, list[Container]] = {}
+    for cookie, container in containers:
+        shared.setdefault(cookie, []).append(container)
+    return shared
 
 
 def _joined_and_name(container: Container) -> tuple[bool, str]:

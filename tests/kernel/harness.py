@@ -59,13 +59,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # --- What the machine must have -------------------------------------------------------------
 
 
-def cgroup2_mount() -> Path | None:
-    """Return where cgroup v2 is mounted."""
+def cgroup2_mounts() -> list[Path]:
+    """Return where cgroup v2 is mounted, the first mount first."""
+    found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         mount, _, source = line.partition(" - ")
         if source.split()[0] == "cgroup2":
-            return Path(mount.split()[4])
-    return None
+            found.append(Path(mount.split()[4]))
+    return found
 
 
 def missing() -> list[str]:
@@ -73,7 +74,7 @@ def missing() -> list[str]:
     mounts = Path("/proc/mounts").read_text()
     lacking = {
         "root": os.geteuid() != 0,
-        "a mounted cgroup v2": cgroup2_mount() is None,
+        "a mounted cgroup v2": not cgroup2_mounts(),
         f"bpffs on {BPFFS}": f" {BPFFS} bpf " not in mounts,
         "BCC (python3-bpfcc)": subprocess.run(
             [sys.executable, "-c", "from bcc import BPF"], capture_output=True, check=False
@@ -98,7 +99,7 @@ def clear_what_killed_runs_left() -> None:
         shutil.rmtree(pins)
     for namespace in orphans(NETNS, "sat") if NETNS.exists() else ():
         run("ip", "netns", "del", namespace.name)
-    for cgroup in orphans(cgroup2_mount() or Path(), "sat"):
+    for cgroup in orphans(cgroup2_mounts()[0], "sat"):
         with contextlib.suppress(OSError):  # a process of that run still lives in it
             cgroup.rmdir()
 
@@ -483,9 +484,7 @@ class Lab:
         number = next(_numbers)
         self.name = f"sat{os.getpid()}_{number}"
         self.pin_dir = BPFFS / f"sockaccel_test_{os.getpid()}_{number}"
-        mount = cgroup2_mount()
-        assert mount
-        self.cgroup = mount / self.name
+        self.cgroup = cgroup2_mounts()[0] / self.name
         self.hosts: list[Host] = []
         self.programs: list[subprocess.Popen[bytes]] = []
         self.enabled_once = False

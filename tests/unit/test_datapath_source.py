@@ -118,15 +118,8 @@ def test_every_offset_that_is_used_is_asked_for_and_the_reverse() -> None:
     "name",
     [
         "OFF_IS_MPTCP",
-        *(
-            pytest.param(
-                name,
-                marks=pytest.mark.xfail(
-                    reason="iter.c needs it also on kernels without CONFIG_IPV6"
-                ),
-            )
-            for name in ("OFF_V6_DADDR", "OFF_V6_RCV_SADDR")
-        ),
+        "OFF_V6_DADDR",
+        "OFF_V6_RCV_SADDR",
     ],
 )
 def test_an_offset_that_a_kernel_may_lack_is_not_needed(name: str) -> None:

@@ -20,9 +20,13 @@ def record(number: int) -> ConnRecord:
 
 
 def test_nothing_pinned_is_none(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
     assert Datapath.open(tmp_path / "none") is None
-    assert Datapath.open(tmp_path / "file") is None
+
+
+def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="it holds 'file'"):
+        Datapath.open(tmp_path / "file")
 
 
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:

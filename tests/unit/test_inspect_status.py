@@ -92,7 +92,6 @@ def test_messages_of_live_connections_are_added_to_their_reason(reason: Reason) 
 
 
 @pytest.mark.parametrize("reason", PER_CONNECTION)
-@pytest.mark.xfail(reason="they vanish when the connection closes: on_state adds only the others")
 def test_messages_are_not_added_to_a_count_of_connections(reason: Reason) -> None:
     assert total(closed(**{reason.name: 3}), [live({reason: 4})]).fallbacks == {reason.label: 3}
 

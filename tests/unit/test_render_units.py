@@ -30,6 +30,5 @@ def test_a_size_has_the_unit_that_leaves_few_digits(number: int, text: str) -> N
 
 
 @pytest.mark.parametrize("power", [20, 30, 40, 50])
-@pytest.mark.xfail(reason="rounded after the unit was chosen: 1024.0 of the smaller one")
 def test_what_rounds_up_to_the_next_unit_is_written_in_it(power: int) -> None:
     assert bytes_text((1 << power) - 1) == bytes_text(1 << power)
