@@ -252,7 +252,7 @@ def test_dump_of_nothing_is_an_error_and_no_data(run: Run, absent: Path, args: l
     assert hint == "Hint: sockaccel enable"
 
 
-@pytest.mark.parametrize(("name", "code"), [("status", 4), ("dump", 2)])
+@pytest.mark.parametrize(("name", "code"), [("status", 4), ("dump", 1)])
 def test_a_pin_directory_of_somebody_else_is_refused(
     run: Run, tmp_path: Path, name: str, code: int
 ) -> None:
