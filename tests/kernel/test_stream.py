@@ -318,7 +318,8 @@ def test_a_writer_that_resumes_after_eagain_is_counted_exactly(lab: Lab, sizes: 
         return
     # bytes_acked is TCP's own account and knows nothing of redirected bytes.
     assert lab.sent(client) == (written - by_tcp, by_tcp)
-    assert written - by_tcp > 0
+    if min(sizes) < 65_536:  # larger ones have no room in a buffer that the reader chose
+        assert written - by_tcp > 0
     counters = lab.counters()
     assert (counters["redirected_bytes"], counters["tcp_bytes"]) == (written - by_tcp, by_tcp)
 
