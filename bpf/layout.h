@@ -31,7 +31,7 @@ enum handshake_state {
 };
 
 struct handshake {
-	u64 server_netns;
+	u64 server_netns; /* 0: not announced, see syn_cookies */
 	u64 client_netns;
 	u64 client_sk; /* struct sock *, to be trusted only while client_cookie is found there */
 	u64 client_cookie;
@@ -67,6 +67,7 @@ enum reason {
 	REASON_SMALL_WRITES = 11,
 	REASON_DISABLED = 12,
 	REASON_ULP = 13,
+	REASON_SHARED_WRITERS = 14,
 	REASON_MAX = 16,
 };
 
@@ -105,8 +106,12 @@ struct conn {
 	u32 side;        /* enum side */
 	u32 last_reason; /* enum reason of the last message, REASON_NONE if redirected */
 	u32 reasons[REASON_MAX];
+	u64 writer;     /* pid_tgid of the thread that wrote last */
+	u32 queued_seq; /* write_seq up to which the peer is known to have queued all */
+	u16 sharing;    /* enum sharing, see sk_msg.c */
+	u16 quiet;      /* messages left in SHARING_TCP */
 };
-_Static_assert(sizeof(struct conn) == 176, "mirrored in layout.py");
+_Static_assert(sizeof(struct conn) == 192, "mirrored in layout.py");
 
 /* One line of the iterator `connections`. */
 struct conn_record {
@@ -124,7 +129,7 @@ struct conn_record {
 	u8 remote_ip6[16];
 	u32 pad;
 };
-_Static_assert(sizeof(struct conn_record) == 240, "mirrored in layout.py");
+_Static_assert(sizeof(struct conn_record) == 256, "mirrored in layout.py");
 
 #define CONFIG_ENABLED 1   /* off: every message takes TCP, no socket is enrolled */
 #define CONFIG_SCOPE_ALL 2 /* every namespace is in scope */

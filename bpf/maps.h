@@ -36,6 +36,9 @@ BPF_F_TABLE("lru_hash", struct handshake_key, struct handshake, handshakes, MAX_
  */
 BPF_F_TABLE("hash", struct pair_key, struct peer, peers, MAX_SOCKETS, BPF_F_NO_PREALLOC);
 
+/* 0 -> until when (ktime, ns) listeners here are taken to answer with SYN cookies. */
+BPF_ARRAY(syn_cookies, u64, 1);
+
 /* namespace cookie -> 1. User space writes; sock_ops reads. */
 BPF_F_TABLE("hash", u64, u32, scope, 65536, BPF_F_NO_PREALLOC);
 

@@ -11,8 +11,8 @@
 #define MESSAGE_OVERHEAD 1024 /* struct sk_msg, 712 bytes on 6.18, in a slab of 1 KB */
 
 /*
- * True when every byte that we handed to TCP is already in the queue that a
- * redirected message would join, so that none can be overtaken.
+ * True when every byte that we handed to TCP has been read, or is already in the
+ * queue that a redirected message would join, so that none can be overtaken.
  *
  * The peer has received them all in order (rcv_nxt), and is at rest: no softirq
  * works on the socket (slock), no process works off its backlog (len; it is
@@ -23,9 +23,12 @@
  */
 static __always_inline int all_queued(u64 peer, u32 write_seq)
 {
-	u32 rcv_nxt = 0, slock = 1, backlog = 1, received = 1, aside = 1;
+	u32 copied_seq = 0, rcv_nxt = 0, slock = 1, backlog = 1, received = 1, aside = 1;
 	u64 psock = 0;
 
+	read_field(&copied_seq, peer, OFF_COPIED_SEQ);
+	if (copied_seq == write_seq)
+		return 1;
 	read_field(&rcv_nxt, peer, OFF_RCV_NXT);
 	if (rcv_nxt != write_seq)
 		return 0;
@@ -72,12 +75,61 @@ static __always_inline int has_room(u64 peer, u32 rmem, u32 size)
 	return (u64)(rmem + size) * (size + MESSAGE_OVERHEAD) <= (u64)limit * size;
 }
 
+/*
+ * Several threads that write to one socket at the same time. TCP keeps each
+ * send() in one piece, because it holds the socket's lock throughout. The kernel
+ * drops that lock while it carries out a redirect, so a message of another thread
+ * that goes by TCP in that moment could be cut in two by the redirected one.
+ * Hence: once it is seen, messages are redirected, even beyond the queue's room,
+ * until nobody else is at work on the socket; then they go by TCP, until there
+ * was no sign of it for a while.
+ */
+enum sharing {
+	SHARING_NO = 0,
+	SHARING_LEAVING = 1,
+	SHARING_TCP = 2,
+};
+#define SHARING_QUIET_MESSAGES 64
+#define SHARING_QUEUE_BYTES (4 * QUEUE_BYTES)
+
+/* True when other threads are in send() or recv() of this socket: each holds the psock. */
+static __always_inline int others_at_work(void *tcp)
+{
+	u64 psock = *(u64 *)(tcp + OFF_USER_DATA) & ~7ULL; /* SK_USER_DATA_PTRMASK */
+	u32 references = 0;
+
+	read_field(&references, psock, OFF_PSOCK_REFCNT);
+	return references > 2; /* the map's, and that of this send() */
+}
+
+/* Returns enum sharing for this message. */
+static __always_inline u32 sharing(struct conn *conn, void *tcp)
+{
+	u64 writer = bpf_get_current_pid_tgid();
+	int changed = conn->writer != writer;
+
+	if (!changed && conn->sharing == SHARING_NO)
+		return SHARING_NO;
+	conn->writer = writer;
+	if (others_at_work(tcp)) {
+		if (changed && conn->sharing == SHARING_NO)
+			conn->sharing = SHARING_LEAVING;
+		if (changed)
+			conn->quiet = SHARING_QUIET_MESSAGES;
+	} else if (conn->sharing == SHARING_LEAVING) {
+		conn->sharing = SHARING_TCP;
+	}
+	if (conn->sharing == SHARING_TCP && !conn->quiet--)
+		conn->sharing = SHARING_NO;
+	return conn->sharing;
+}
+
 /* REASON_NONE: this message may be redirected. */
 static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, void *tcp,
 				   u32 write_seq)
 {
 	struct config *cfg = get_config();
-	u32 copied_seq = 0, rmem = 0;
+	u32 rmem = 0;
 	u64 cookie = 0, ulp = 0;
 
 	if (!cfg || !(cfg->flags & CONFIG_ENABLED))
@@ -104,20 +156,32 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 	read_field(&cookie, conn->peer_sk, OFF_COOKIE);
 	if (cookie != conn->peer_cookie)
 		return REASON_NO_PEER;
-	/* Order: the peer has read, or at least queued, every byte that we wrote by TCP. */
-	read_field(&copied_seq, conn->peer_sk, OFF_COPIED_SEQ);
-	if (copied_seq != write_seq && !all_queued(conn->peer_sk, write_seq))
-		return REASON_UNREAD_TCP;
-	/*
-	 * TCP joins small writes, a queue of messages does not: once a stream of them
-	 * has filled the queue it goes on by TCP until its reader has caught up.
-	 */
+	/* What was queued once stays so: it is asked again only after more went by TCP. */
+	if (conn->queued_seq != write_seq) {
+		if (!all_queued(conn->peer_sk, write_seq))
+			return REASON_UNREAD_TCP;
+		conn->queued_seq = write_seq;
+	}
 	read_field(&rmem, conn->peer_sk, OFF_RMEM_ALLOC);
-	if (rmem && msg->size < SMALL_WRITE && conn->last_reason != REASON_NONE)
-		return REASON_SMALL_WRITES;
-	if ((rmem || msg->size >= SMALL_WRITE) &&
-	    (!has_room(conn->peer_sk, rmem, msg->size) || memory_is_short(tcp)))
-		return REASON_BACK_PRESSURE;
+	switch (sharing(conn, tcp)) {
+	case SHARING_NO:
+		/*
+		 * TCP joins small writes, a queue of messages does not: once a stream of
+		 * them has filled the queue it goes on by TCP until its reader has caught up.
+		 */
+		if (rmem && msg->size < SMALL_WRITE && conn->last_reason != REASON_NONE)
+			return REASON_SMALL_WRITES;
+		if ((rmem || msg->size >= SMALL_WRITE) &&
+		    (!has_room(conn->peer_sk, rmem, msg->size) || memory_is_short(tcp)))
+			return REASON_BACK_PRESSURE;
+		break;
+	case SHARING_LEAVING:
+		if (rmem > SHARING_QUEUE_BYTES)
+			return REASON_BACK_PRESSURE;
+		break;
+	default:
+		return REASON_SHARED_WRITERS;
+	}
 	/* kTLS: here we would see plaintext, there it would be taken for plaintext. */
 	if (*(u64 *)(tcp + OFF_ULP_OPS))
 		return REASON_ULP;

@@ -45,13 +45,53 @@ static __always_inline int loopback_and_remote(struct bpf_sock_ops *ctx, u32 *ad
 	       local3 == bpf_htonl(1);
 }
 
-/* Why no in-scope peer was found behind this address. */
-static __always_inline u32 absent_reason(u32 *address)
+static __always_inline int is_local(u32 *address)
 {
 	struct network network = {.prefix_len = 128};
 
 	__builtin_memcpy(network.address, address, 16);
-	return local_networks.lookup(&network) ? REASON_PEER_OUT_OF_SCOPE : REASON_REMOTE;
+	return local_networks.lookup(&network) != 0;
+}
+
+/* Why no in-scope peer was found behind this address. */
+static __always_inline u32 absent_reason(u32 *address)
+{
+	return is_local(address) ? REASON_PEER_OUT_OF_SCOPE : REASON_REMOTE;
+}
+
+static __always_inline int port_in_scope(struct config *cfg, u32 port)
+{
+	u32 word = port / 64;
+	u64 *bits;
+
+	if (!(cfg->flags & CONFIG_PORTS))
+		return 1;
+	bits = ports.lookup(&word);
+	return bits && (*bits & (1ULL << (port % 64)));
+}
+
+/*
+ * A listener that answers with SYN cookies keeps no request, so the kernel does
+ * not ask us and nobody announces. The server's ESTABLISHED shows that it
+ * happens; for a while clients of local addresses then enter without having
+ * been announced. One that finds no peer stays a member, on TCP.
+ */
+#define SYN_COOKIES_NS (60 * 1000000000ULL)
+
+static __always_inline void expect_syn_cookies(void)
+{
+	u64 until = bpf_ktime_get_ns() + SYN_COOKIES_NS;
+	int zero = 0;
+
+	syn_cookies.update(&zero, &until);
+}
+
+static __always_inline int syn_cookies_expected(void)
+{
+	int zero = 0;
+	u64 *until = syn_cookies.lookup(&zero);
+
+	return until && *until && bpf_ktime_get_ns() < *until;
 }
 
 static __always_inline u32 update_error_reason(int error)
@@ -95,8 +135,7 @@ static __always_inline u64 socket_address(struct bpf_sock_ops *ctx)
 
 /*
  * A SYN was accepted: this callback asks for the initial receive window of the
- * request, whose answer, with both numbers set, goes out next (also with SYN
- * cookies).
+ * request, whose answer, with both numbers set, goes out next.
  */
 static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 {
@@ -107,19 +146,14 @@ static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 	netns = bpf_get_netns_cookie(ctx);
 	if (!netns_in_scope(cfg, netns))
 		return 1;
-	if (cfg->flags & CONFIG_PORTS) {
-		u32 port = ctx->local_port, word = port / 64;
-		u64 *bits = ports.lookup(&word);
-
-		if (!bits || !(*bits & (1ULL << (port % 64))))
-			return 1;
-	}
+	if (!port_in_scope(cfg, ctx->local_port))
+		return 1;
 	request = socket_address(ctx);
 	read_field(&listener, request, OFF_REQUEST_LISTENER);
 	/* Children of an MPTCP listener, plain ones too, crash some kernels in a sockmap. */
 	if (is_mptcp(listener)) {
 		count(COUNTER_REASON + REASON_MPTCP, 1);
-		return 1;
+		handshake.state = HANDSHAKE_REFUSED;
 	}
 	read_field(&key.client_seq, request, OFF_REQUEST_RCV_ISN);
 	read_field(&key.server_seq, request, OFF_REQUEST_SNT_ISN);
@@ -148,6 +182,7 @@ static __always_inline int enrol(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
 	conn->netns = netns;
 	conn->side = side;
 	conn->tcp_seq = key->local_seq;
+	conn->queued_seq = key->local_seq;
 	error = sock_ops_map.sock_hash_update(ctx, key, BPF_NOEXIST);
 	if (error) {
 		conns.sk_storage_delete(sk);
@@ -182,9 +217,22 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 		return unpaired(REASON_NO_PEER);
 	loopback = loopback_and_remote(ctx, remote);
 	handshake = handshakes.lookup(&hkey);
-	if (!handshake || handshake->state != HANDSHAKE_ANNOUNCED ||
-	    (loopback && handshake->server_netns != netns))
+	if (!handshake && syn_cookies_expected() && is_local(remote)) {
+		struct handshake unannounced = {};
+
+		handshakes.insert(&hkey, &unannounced);
+		handshake = handshakes.lookup(&hkey);
+	}
+	if (!handshake)
 		return unpaired(absent_reason(remote));
+	if (handshake->state == HANDSHAKE_REFUSED) {
+		count(COUNTER_UNPAIRED, 1); /* the reason is counted */
+		return 1;
+	}
+	/* Taken already, or loopback of another namespace: equal numbers by chance. */
+	if (handshake->state != HANDSHAKE_ANNOUNCED ||
+	    (loopback && handshake->server_netns && handshake->server_netns != netns))
+		return unpaired(REASON_NO_PEER);
 	if (is_mptcp(socket_address(ctx))) {
 		handshake->state = HANDSHAKE_REFUSED;
 		return unpaired(REASON_MPTCP);
@@ -227,8 +275,12 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 		return 1;
 	loopback = loopback_and_remote(ctx, remote);
 	found = handshakes.lookup(&hkey);
-	if (!found)
-		return 1; /* not announced (port or MPTCP), or pushed out by a flood of SYNs */
+	if (!found) {
+		/* Not announced: its port is not in scope, or it answers with SYN cookies. */
+		if (port_in_scope(cfg, ctx->local_port) && is_local(remote))
+			expect_syn_cookies();
+		return 1;
+	}
 	handshake = *found;
 	handshakes.delete(&hkey);
 	if (handshake.state == HANDSHAKE_REFUSED)
@@ -239,7 +291,8 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	 * The numbers agree. Whatever NAT does, it leaves one of the two ports alone;
 	 * and loopback does not leave its namespace.
 	 */
-	if (handshake.server_netns != netns || (loopback && handshake.client_netns != netns) ||
+	if ((handshake.server_netns && handshake.server_netns != netns) ||
+	    (loopback && handshake.client_netns != netns) ||
 	    (handshake.local_port != bpf_ntohl(ctx->remote_port) &&
 	     handshake.remote_port != ctx->local_port))
 		return unpaired(REASON_NO_PEER);

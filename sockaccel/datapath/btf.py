@@ -132,6 +132,7 @@ _REQUIRED = {
     "OFF_SLOCK": ("sock", "sk_lock.slock"),
     "OFF_BACKLOG_LEN": ("sock", "sk_backlog.len"),
     "OFF_RECEIVE_QUEUE_LEN": ("sock", "sk_receive_queue.qlen"),
+    "OFF_PSOCK_REFCNT": ("sk_psock", "refcnt"),
     "OFF_PSOCK_ASIDE_LEN": ("sk_psock", "ingress_skb.qlen"),
     "OFF_USER_DATA": ("sock", "sk_user_data"),
     "OFF_SOCKET": ("sock", "sk_socket"),

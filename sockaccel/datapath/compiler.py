@@ -33,6 +33,7 @@ MAPS = (
     "conns",
     "handshakes",
     "peers",
+    "syn_cookies",
     "scope",
     "ports",
     "local_networks",

@@ -23,6 +23,7 @@ class Reason(IntEnum):
     SMALL_WRITES = 11
     DISABLED = 12
     ULP = 13
+    SHARED_WRITERS = 14
 
     @property
     def label(self) -> str:
@@ -106,6 +107,10 @@ class Conn(ctypes.Structure):
         ("side", ctypes.c_uint32),
         ("last_reason", ctypes.c_uint32),
         ("reasons", ctypes.c_uint32 * REASON_SLOTS),
+        ("writer", ctypes.c_uint64),
+        ("queued_seq", ctypes.c_uint32),
+        ("sharing", ctypes.c_uint16),
+        ("quiet", ctypes.c_uint16),
     )
 
 
@@ -136,7 +141,7 @@ for _structure, _size in (
     (PairKey, 16),
     (Config, 8),
     (Network, 20),
-    (Conn, 176),
-    (ConnRecord, 240),
+    (Conn, 192),
+    (ConnRecord, 256),
 ):
     assert ctypes.sizeof(_structure) == _size, _structure

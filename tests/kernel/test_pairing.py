@@ -260,16 +260,20 @@ def test_connections_through_redirect_are_accelerated(lab: Lab, tool: str, where
 
 
 def test_connections_made_with_syn_cookies_are_accelerated(lab: Lab) -> None:
+    """From the second on: the first one shows that cookies are in use."""
     one, two = lab.pair()
     two.sysctl("net.ipv4.tcp_syncookies", 2)
     lab.start()
-    client, server = lab.connect(one, two.listen(IPV4_B))
+    listener = two.listen(IPV4_B)
+    first = lab.connect(one, listener)
+    talk(*first, b"by either way")
+    client, server = lab.connect(one, listener)
     names, values = (
         line.split()
         for line in two.execute("cat", "/proc/net/netstat").splitlines()
         if line.startswith("TcpExt:")
     )
-    assert int(dict(zip(names, values, strict=True))["SyncookiesRecv"]) == 1
+    assert int(dict(zip(names, values, strict=True))["SyncookiesRecv"]) == 2
     for number in range(MESSAGES):
         talk(client, server, b"message %d" % number)
     lab.expect_redirected(client, server)
