@@ -47,6 +47,9 @@ http {{
 _WEB = """\
     sendfile {sendfile};
     tcp_nopush {sendfile};
+    # What is measured is the network, not the file system.
+    open_file_cache max=100;
+    open_file_cache_valid 1h;
     server {{
         listen {address}:{port} backlog=4096;
         root {root};
