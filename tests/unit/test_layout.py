@@ -155,4 +155,5 @@ def test_the_labels_of_the_reasons_are_those_of_the_interface() -> None:
         "small-writes",
         "disabled",
         "ulp",
+        "shared-writers",
     }
