@@ -8,6 +8,7 @@ import click
 
 from sockaccel.bench.signals import Interrupted, raising
 from sockaccel.errors import SockaccelError
+from sockaccel.render.errors import show
 
 if TYPE_CHECKING:
     from click import Command
@@ -24,9 +25,7 @@ def run_command(command: Command, prog_name: str) -> int:
         error.show()
         return error.exit_code
     except SockaccelError as error:
-        say(f"Error: {error}")
-        if error.hint:
-            say(f"Hint: {error.hint}")
+        show(error)
         return error.exit_code
     except Interrupted as error:
         say(f"Interrupted by {error}; everything was removed.")

@@ -13,6 +13,7 @@ import click
 
 from sockaccel import __version__
 from sockaccel.errors import SockaccelError, reason
+from sockaccel.render.errors import show
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,15 +124,12 @@ def main() -> None:
     except SockaccelError as error:
         if debug:
             raise
-        click.echo(f"Error: {error}", err=True)
-        if error.hint:
-            click.echo(f"Hint: {error.hint}", err=True)
+        show(error)
         sys.exit(error.exit_code)
     except OSError as error:
         if debug:
             raise
-        click.echo(f"Error: cannot go on: {reason(error)}", err=True)
-        click.echo("Hint: run again with --debug", err=True)
+        show(SockaccelError(f"cannot go on: {reason(error)}", "run again with --debug"))
         # What could not be written must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -10,6 +10,7 @@ import click
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.errors import SockaccelError
 from sockaccel.inspect import status
+from sockaccel.render.errors import show
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
 from sockaccel.render.units import bytes_text
@@ -30,9 +31,7 @@ def command(settings: Settings) -> int:
     except SockaccelError as error:
         if settings.debug:
             raise
-        click.echo(f"Error: {error}", err=True)
-        if error.hint:
-            click.echo(f"Hint: {error.hint}", err=True)
+        show(error)
         sys.exit(_UNKNOWN)
     if settings.json:
         _print_json(result)

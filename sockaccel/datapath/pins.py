@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sockaccel.datapath import compiler
-from sockaccel.errors import HostError, InputError, NotPermittedError, StateError, reason
+from sockaccel.errors import (
+    HostError,
+    InputError,
+    NotPermittedError,
+    SockaccelError,
+    StateError,
+    reason,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,15 +63,8 @@ def check(pin_dir: Path) -> None:
         on_bpffs = _file_system_magic(parent) & 0xFFFFFFFF == _BPF_FS_MAGIC
         if pin_dir.exists():
             on_bpffs = on_bpffs and _file_system_magic(pin_dir) & 0xFFFFFFFF == _BPF_FS_MAGIC
-    except PermissionError as error:
-        raise NotPermittedError(
-            f"cannot look into pin directory '{pin_dir}': {reason(error)}", "run as root"
-        ) from error
     except OSError as error:
-        raise InputError(
-            f"cannot use pin directory '{pin_dir}': {reason(error)}",
-            f"--pin-dir {DEFAULT_PIN_DIR}",
-        ) from error
+        raise unusable(pin_dir, error) from error
     if on_bpffs:
         return
     if parent == DEFAULT_PIN_DIR.parent:
@@ -75,6 +75,17 @@ def check(pin_dir: Path) -> None:
     raise InputError(
         f"cannot use pin directory '{pin_dir}': it is not on a bpffs",
         f"--pin-dir {DEFAULT_PIN_DIR}",
+    )
+
+
+def unusable(pin_dir: Path, error: OSError) -> SockaccelError:
+    """Return the error for a directory that the system does not let us look into."""
+    if isinstance(error, PermissionError):
+        return NotPermittedError(
+            f"cannot look into pin directory '{pin_dir}': {reason(error)}", "run as root"
+        )
+    return InputError(
+        f"cannot use pin directory '{pin_dir}': {reason(error)}", f"--pin-dir {DEFAULT_PIN_DIR}"
     )
 
 

@@ -21,7 +21,7 @@ from sockaccel.datapath.layout import (
 )
 from sockaccel.datapath.libbpf import AttachType, ProgType
 from sockaccel.datapath.options import Options
-from sockaccel.errors import InputError, NotPermittedError, StateError, reason
+from sockaccel.errors import NotPermittedError, StateError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,15 +74,8 @@ class Datapath:
         except (FileNotFoundError, NotADirectoryError):
             pins.refuse_foreign(pin_dir)
             return None
-        except PermissionError as error:
-            raise NotPermittedError(
-                f"cannot look into pin directory '{pin_dir}': {reason(error)}", "run as root"
-            ) from error
         except OSError as error:
-            raise InputError(
-                f"cannot use pin directory '{pin_dir}': {reason(error)}",
-                f"--pin-dir {pins.DEFAULT_PIN_DIR}",
-            ) from error
+            raise pins.unusable(pin_dir, error) from error
         pins.refuse_foreign(pin_dir)
         return cls(pin_dir)
 
