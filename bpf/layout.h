@@ -139,8 +139,9 @@ _Static_assert(sizeof(struct conn_record) == 256, "mirrored in layout.py");
 struct config {
 	u32 flags;
 	u32 scope_epoch; /* raised whenever `scope` changes: live connections look again */
+	u64 instance;    /* whose: a hash of the pin directory, for user space alone */
 };
-_Static_assert(sizeof(struct config) == 8, "mirrored in layout.py");
+_Static_assert(sizeof(struct config) == 16, "mirrored in layout.py");
 
 /* The one element of `options`: how it was enabled, for user space alone. */
 struct options {

@@ -311,7 +311,8 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	client_key.local_seq = key.remote_seq;
 	client_key.remote_seq = key.local_seq;
 	client_key.netns = key.netns;
-	peers.update(&client_key, &peer);
+	if (peers.update(&client_key, &peer))
+		count(COUNTER_REASON + REASON_MAP_FULL, 1);
 	count(COUNTER_PAIRED, 1);
 	return 1;
 }
@@ -326,6 +327,7 @@ static __always_inline int fin_counted(u32 old_state)
 static __always_inline int on_state(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
+	struct pair_key client_key;
 	struct conn *conn;
 	u32 write_seq = 0;
 	u64 tcp_bytes;
@@ -347,11 +349,13 @@ static __always_inline int on_state(struct bpf_sock_ops *ctx)
 	for (int i = REASON_BACK_PRESSURE; i < REASON_MAX; i++)
 		if (conn->reasons[i])
 			count(COUNTER_REASON + i, conn->reasons[i]);
-	if (conn->side == SIDE_CLIENT) {
-		struct pair_key key = conn->key;
-
-		peers.delete(&key);
+	/* A client that never asked leaves it; one that was gone before the server came, too. */
+	client_key = conn->key;
+	if (conn->side == SIDE_SERVER) {
+		client_key.local_seq = conn->key.remote_seq;
+		client_key.remote_seq = conn->key.local_seq;
 	}
+	peers.delete(&client_key);
 	/* Counted now; a second CLOSE must find nothing. */
 	conns.sk_storage_delete(sk);
 	return 1;

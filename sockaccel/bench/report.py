@@ -160,7 +160,9 @@ def _verdict(pairs: Sequence[Pair], ratio: RatioSummary) -> str:
         first = f"{times(ratio.median)} the requests/s of plain TCP."
     else:
         first = f"SLOWER: {times(ratio.median)} the requests/s of plain TCP."
-    return f"{first} Redirected: {share * 100:.1f}% of the bytes, or more, in every run."
+    # Rounded down: "at least" must hold.
+    percent = int(share * 1000) / 10
+    return f"{first} At least {percent:.1f}% of the bytes were redirected in every run."
 
 
 def _footer(result: Result) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from sockaccel.cli.main import Settings, output_option
-from sockaccel.datapath import lifecycle, pins
+from sockaccel.datapath import lifecycle, pins, state
 from sockaccel.errors import StateError
 from sockaccel.render.json import print_json
 
@@ -25,24 +25,26 @@ def command(settings: Settings, wait: float | None) -> None:
     Sockets that were accelerated stay connected; the kernel frees the rest as they close.
     """
     lifecycle.check_capabilities()
-    if not pins.staging(settings.pin_dir).exists() and not settings.pin_dir.exists():
-        result = lifecycle.Disabled(was_enabled=False, map_id=None)
-    else:
+    pins.check_name(settings.pin_dir)
+    was_enabled = False
+    if settings.pin_dir.exists() or pins.staging(settings.pin_dir).exists():
         pins.check(settings.pin_dir)
-        result = lifecycle.disable(settings.pin_dir)
-    drained = True
-    if result.map_id is not None:
-        drained = lifecycle.wait_drained(result.map_id, wait or 0)
-    if settings.json:
-        print_json("sockaccel.disable/1", was_enabled=result.was_enabled, drained=drained)
-    elif not result.was_enabled:
-        click.echo("already disabled")
-    elif drained:
-        click.echo("disabled")
+        was_enabled = lifecycle.disable(settings.pin_dir)
     else:
-        click.echo("disabled; connections that are still open go on by TCP")
-    if wait is not None and not drained:
+        # What was unpinned by hand goes on redirecting.
+        state.switch_off(settings.pin_dir)
+    left = lifecycle.wait_drained(settings.pin_dir, wait or 0)
+    if settings.json:
+        print_json("sockaccel.disable/1", was_enabled=was_enabled, drained=not left, open=left)
+    else:
+        done = "disabled" if was_enabled else f"already disabled in {settings.pin_dir}"
+        click.echo(f"{done}; {_sockets(left)} still open, on TCP" if left else done)
+    if wait is not None and left:
         raise StateError(
-            f"cannot see the last accelerated socket close: still open after {wait:g} s",
-            "sockaccel status shows how many are left",
+            f"cannot wait for the last accelerated socket: {_sockets(left)} open after {wait:g} s",
+            pins.command(settings.pin_dir, "status"),
         )
+
+
+def _sockets(number: int) -> str:
+    return f"{number} socket is" if number == 1 else f"{number} sockets are"

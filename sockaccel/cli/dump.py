@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sockaccel.cli.main import Settings, output_option
+from sockaccel.datapath import pins
 from sockaccel.datapath.layout import Reason
 from sockaccel.datapath.state import Datapath
 from sockaccel.errors import SockaccelError, StateError
@@ -56,6 +57,8 @@ def command(
         if not follow:
             return
         time.sleep(_FOLLOW_S)
+        if not settings.json:
+            click.echo(f"\n{time.strftime('%H:%M:%S')}")
 
 
 def _opened(settings: Settings) -> Datapath:
@@ -63,7 +66,7 @@ def _opened(settings: Settings) -> Datapath:
     if datapath is None:
         raise StateError(
             f"cannot read the entries of sock_ops_map: nothing is pinned in '{settings.pin_dir}'",
-            "sockaccel enable",
+            pins.command(settings.pin_dir, "enable"),
         )
     return datapath
 
@@ -154,31 +157,42 @@ def _print_json(dump: Dump, shown: list[Connection], follow: bool) -> None:
 def _process(end: Endpoint | None) -> str:
     if end is None:
         return "(gone)"
-    name = end.container.name if end.container else end.process
-    return f"{name or '?'}({end.pid or '?'})"
+    if end.pid is None:
+        return "(not accepted)"
+    return f"{end.container.name if end.container else end.process}({end.pid})"
 
 
 def _print(dump: Dump, shown: list[Connection]) -> None:
     rows: list[tuple[str, ...]] = []
     for each in shown:
         client, server = each.client, each.server
-        either = client or server
         reasons = {end.reason.label for end in each.endpoints if end.reason is not Reason.NONE}
         rows.append(
             (
                 each.state.value,
-                client.local if client else (server.remote if server else "?"),
-                server.local if server else (client.remote if client else "?"),
+                client.local if client else each.endpoints[0].remote,
+                server.local if server else each.endpoints[0].remote,
                 _process(client),
                 _process(server),
                 f"{client.cookie:x}" if client else "-",
                 f"{server.cookie:x}" if server else "-",
-                bytes_text(sum(end.redirected_bytes for end in each.endpoints)) if either else "-",
-                bytes_text(sum(end.tcp_bytes for end in each.endpoints)) if either else "-",
+                bytes_text(sum(end.redirected_bytes for end in each.endpoints)),
+                bytes_text(sum(end.tcp_bytes for end in each.endpoints)),
                 ",".join(sorted(reasons)) or "-",
             )
         )
     rows += [("unreadable", *["?"] * 9) for _ in dump.unreadable]
-    headers = ("STATE", "CLIENT", "SERVER", "FROM", "TO", "SK", "SK", "REDIRECTED", "TCP", "WHY")
+    headers = (
+        "STATE",
+        "CLIENT",
+        "SERVER",
+        "CLIENT PROCESS",
+        "SERVER PROCESS",
+        "CLIENT SK",
+        "SERVER SK",
+        "REDIRECTED",
+        "TCP",
+        "WHY",
+    )
     click.echo(render_table(headers, rows, {7, 8}))
     click.echo(f"{dump.entries} entries, {len(shown)} of {len(dump.connections)} connections shown")

@@ -8,7 +8,7 @@ import click
 
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.datapath import lifecycle, pins
-from sockaccel.datapath.lifecycle import Outcome, Scope
+from sockaccel.datapath.lifecycle import Enabled, Scope
 from sockaccel.datapath.options import (
     DEFAULT_MAX_CONNECTIONS,
     MAX_CONNECTIONS_LIMIT,
@@ -17,6 +17,7 @@ from sockaccel.datapath.options import (
 from sockaccel.errors import DockerError
 from sockaccel.inspect.existing import count_existing_local
 from sockaccel.render.json import print_json
+from sockaccel.render.units import who_text
 from sockaccel.scope.cgroup import check_cgroup, default_cgroup
 from sockaccel.scope.docker import docker_namespaces, docker_url
 from sockaccel.scope.netns import Namespace, all_namespaces, local_networks, netns_cookie
@@ -29,9 +30,25 @@ _BLIND = (
 
 
 @click.command("enable", short_help="Accelerate new local connections.")
-@click.option("--cgroup", metavar="PATH", help="Default: the root of cgroup v2.")
-@click.option("--scope", type=click.Choice(["docker", "all"]), default="docker", show_default=True)
-@click.option("--policy", type=click.Choice(["safe", "all"]), default="safe", show_default=True)
+@click.option(
+    "--cgroup",
+    metavar="PATH",
+    help="Only sockets made in it or below. Default: the root of cgroup v2.",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["docker", "all"]),
+    default="docker",
+    show_default=True,
+    help="Every running container (and what --netns names), or every namespace.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(["safe", "all"]),
+    default="safe",
+    show_default=True,
+    help="Accepted; both do the same for now.",
+)
 @click.option(
     "--netns",
     metavar="PATH",
@@ -44,8 +61,11 @@ _BLIND = (
     type=click.IntRange(1, MAX_CONNECTIONS_LIMIT),
     default=DEFAULT_MAX_CONNECTIONS,
     show_default=True,
+    help="More stay on TCP.",
 )
-@click.option("--docker-host", metavar="URL", help="Default: unix:///run/docker.sock.")
+@click.option(
+    "--docker-host", metavar="URL", help="Default: DOCKER_HOST, else unix:///run/docker.sock."
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, stop.")
 @output_option
 @click.pass_obj
@@ -84,17 +104,14 @@ def command(
     lifecycle.check_capabilities()
     pins.check(settings.pin_dir)
     named = [Namespace(netns_cookie(path), path) for path in options.netns]
-    if lifecycle.existing(settings.pin_dir, options):
-        _report(settings, options, Outcome.ALREADY_ENABLED)
-        return
+    already = lifecycle.is_enabled(settings.pin_dir, options)
     namespaces = _resolve(options, named)
     resolved = Scope(tuple(namespaces), port_set, frozenset(local_networks(namespaces)))
     if dry_run:
-        _report_plan(settings, options, resolved)
+        _report_plan(settings, options, resolved, already)
         return
-    outcome = lifecycle.enable(settings.pin_dir, options, resolved)
-    count = count_existing_local(namespaces, port_set) if outcome is Outcome.ENABLED else 0
-    _report(settings, options, outcome, len(namespaces), count)
+    enabled = lifecycle.enable(settings.pin_dir, options, resolved)
+    _report(settings, options, enabled, count_existing_local(namespaces, port_set))
 
 
 def _resolve(options: Options, named: list[Namespace]) -> list[Namespace]:
@@ -115,13 +132,7 @@ def _docker_is_absent() -> bool:
     return not Path(docker_url().removeprefix("unix://")).exists()
 
 
-def _who(options: Options, namespaces: int) -> str:
-    if options.scope == "all":
-        return "every network namespace"
-    return f"{namespaces} network namespace{'s' * (namespaces != 1)}"
-
-
-def _report_plan(settings: Settings, options: Options, scope: Scope) -> None:
+def _report_plan(settings: Settings, options: Options, scope: Scope, already: bool) -> None:
     if settings.json:
         print_json(
             "sockaccel.enable/1",
@@ -133,40 +144,50 @@ def _report_plan(settings: Settings, options: Options, scope: Scope) -> None:
             pin_dir=str(settings.pin_dir),
         )
         return
+    if already:
+        click.echo("already enabled with these options; would bring the scope up to date:")
+        click.echo(who_text(options.scope, len(scope.namespaces)))
+        return
     click.echo(f"Would load sock_ops, sk_msg and sk_skb and pin them in {settings.pin_dir},")
     click.echo(f"attach sock_ops to cgroup {options.cgroup},")
     where = f" to listeners on ports {options.ports}" if options.ports else ""
-    click.echo(f"and accelerate new connections in {_who(options, len(scope.namespaces))}{where}.")
+    who = who_text(options.scope, len(scope.namespaces))
+    click.echo(f"and accelerate new connections in {who}{where}.")
     click.echo(_BLIND, err=True)
 
 
 def _report(
-    settings: Settings,
-    options: Options,
-    outcome: Outcome,
-    namespaces: int = 0,
-    existing_connections: int = 0,
+    settings: Settings, options: Options, enabled: Enabled, existing_connections: int
 ) -> None:
     if settings.json:
         print_json(
             "sockaccel.enable/1",
-            outcome=outcome.name.lower().replace("_", "-"),
+            outcome="already-enabled" if enabled.already else "enabled",
             cgroup=options.cgroup,
             scope=options.scope,
-            namespaces=namespaces,
+            namespaces=enabled.namespaces,
+            namespaces_added=enabled.added,
+            namespaces_removed=enabled.removed,
             ports=options.ports,
             pin_dir=str(settings.pin_dir),
             existing_connections=existing_connections,
         )
         return
-    if outcome is Outcome.ALREADY_ENABLED:
+    who = who_text(options.scope, enabled.namespaces)
+    if enabled.already:
         click.echo("already enabled")
+        if enabled.added or enabled.removed:
+            click.echo(f"scope: {enabled.added} added, {enabled.removed} gone; now {who}")
         return
-    click.echo(f"enabled for {_who(options, namespaces)}, cgroup {options.cgroup}")
+    click.echo(f"enabled for {who}, cgroup {options.cgroup}")
     if existing_connections:
         plural = "s that are open stay" if existing_connections != 1 else " that is open stays"
         click.echo(
             f"{existing_connections} local connection{plural} on TCP; "
             "connections made from now on are accelerated"
+        )
+    if not enabled.namespaces:
+        click.echo(
+            "Warning: nobody is in scope: no container runs, and no --netns is given", err=True
         )
     click.echo(_BLIND, err=True)

@@ -13,7 +13,7 @@ from sockaccel.inspect import status
 from sockaccel.render.errors import show
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
-from sockaccel.render.units import bytes_text
+from sockaccel.render.units import bytes_text, who_text
 
 if TYPE_CHECKING:
     from sockaccel.inspect.status import Status
@@ -36,7 +36,7 @@ def command(settings: Settings) -> int:
     if settings.json:
         _print_json(result)
     else:
-        _print(result)
+        _print(result, settings)
     return 0 if result.active else _INACTIVE
 
 
@@ -75,20 +75,26 @@ def _print_json(result: Status) -> None:
             "fallbacks": counters.fallbacks,
         },
         agent={"running": False, "pid": None},
-        draining=[{"map_id": each.map_id, "entries": each.entries} for each in result.draining],
+        draining=[
+            {"map_id": each.map_id, "entries": each.entries, "redirecting": each.redirecting}
+            for each in result.draining
+        ],
     )
 
 
-def _print(result: Status) -> None:
+def _print(result: Status, settings: Settings) -> None:
     if result.active:
-        who = "every namespace" if result.scope == "all" else f"{result.namespaces} namespaces"
-        click.echo(f"active for {who} (scope {result.scope}), cgroup {result.cgroup}")
+        who = who_text(result.scope, result.namespaces)
+        click.echo(f"active for {who}, cgroup {result.cgroup}, policy {result.policy}")
+    elif result.detached:
+        click.echo("inactive: the cgroup it was attached to is gone; disable, then enable again")
+    elif result.programs:
+        click.echo("inactive: an enable was interrupted; disable removes what it has left")
     else:
-        click.echo("inactive")
-        if result.programs:
-            click.echo("but programs are pinned: an enable was interrupted; disable removes them")
+        click.echo(f"inactive: nothing is pinned in {settings.pin_dir}")
     for each in result.draining:
-        click.echo(f"{each.entries} sockets of an earlier enable are still open, on TCP")
+        how = "still redirected: disable puts them on TCP" if each.redirecting else "on TCP"
+        click.echo(f"{each.entries} sockets of an earlier enable are still open, {how}")
     if not result.active:
         return
     click.echo()

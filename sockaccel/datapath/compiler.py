@@ -67,8 +67,11 @@ class Request:
     defines: dict[str, int]
 
 
-def compile_and_pin(request: Request) -> None:
+def compile_and_pin(request: Request, lock: int | None = None) -> None:
     """Compile, load and pin everything below ``request.directory``, in a child.
+
+    The child inherits the descriptor `lock`: should this process be killed, the
+    lock lasts as long as somebody still writes below the directory.
 
     Raises:
         BccError: BCC is missing, unusable, or is the package of that name on PyPI.
@@ -87,6 +90,7 @@ def compile_and_pin(request: Request) -> None:
             text=True,
             timeout=_TIMEOUT_S,
             check=False,
+            pass_fds=() if lock is None else (lock,),
         )
     except subprocess.TimeoutExpired as error:
         raise LoadError(

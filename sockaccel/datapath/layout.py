@@ -78,7 +78,11 @@ class PairKey(ctypes.Structure):
 class Config(ctypes.Structure):
     """The one element of the map `config`."""
 
-    _fields_ = (("flags", ctypes.c_uint32), ("scope_epoch", ctypes.c_uint32))
+    _fields_ = (
+        ("flags", ctypes.c_uint32),
+        ("scope_epoch", ctypes.c_uint32),
+        ("instance", ctypes.c_uint64),
+    )
 
 
 class Network(ctypes.Structure):
@@ -139,7 +143,7 @@ PORTS_SIZE = 8192
 
 for _structure, _size in (
     (PairKey, 16),
-    (Config, 8),
+    (Config, 16),
     (Network, 20),
     (Conn, 192),
     (ConnRecord, 256),

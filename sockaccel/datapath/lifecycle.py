@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sockaccel.datapath import compiler, libbpf, pins
+from sockaccel.datapath import compiler, libbpf, pins, state
 from sockaccel.datapath.layout import Config, ConfigFlags, Network
 from sockaccel.datapath.libbpf import AttachType
 from sockaccel.datapath.state import KEY_ZERO, Datapath
@@ -37,6 +36,9 @@ SMALL_WRITE = 2_048
 QUEUE_BYTES = 1 << 20
 
 _POLL_S = 0.05
+# Long enough for the kernel to free what no socket holds.
+_FREE_S = 0.5
+_IS_MEMBER = (1).to_bytes(4, "little")
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 
@@ -49,11 +51,16 @@ class Scope:
     local_networks: frozenset[IPv4Network | IPv6Network]
 
 
-class Outcome(Enum):
-    """What `enable` found."""
+@dataclass(frozen=True)
+class Enabled:
+    """What `enable` found and did."""
 
-    ENABLED = auto()
-    ALREADY_ENABLED = auto()
+    already: bool
+    namespaces: int
+    """In scope now."""
+    added: int = 0
+    removed: int = 0
+    """How the scope has changed, where it was enabled already."""
 
 
 def check_capabilities() -> None:
@@ -74,8 +81,8 @@ def check_capabilities() -> None:
         )
 
 
-def existing(pin_dir: Path, options: Options) -> Outcome | None:
-    """Return ALREADY_ENABLED when it is, with these options; None when nothing is active.
+def is_enabled(pin_dir: Path, options: Options) -> bool:
+    """Return True when it is enabled with these options, False when nothing is active.
 
     Raises:
         StateError: it is enabled with other options, or the directory holds something else.
@@ -83,62 +90,80 @@ def existing(pin_dir: Path, options: Options) -> Outcome | None:
     """
     datapath = Datapath.open(pin_dir)
     if datapath is None:
-        return None
+        return False
     with datapath:
-        if not datapath.attached:
-            return None
+        if not (datapath.complete and datapath.attached):
+            return False
         differences = datapath.options.differences(options)
         if differences:
             raise StateError(
                 "cannot enable: already enabled with other options: " + "; ".join(differences),
-                f"{_command('disable', pin_dir)}, then enable again",
+                pins.command(pin_dir, "disable"),
             )
-        return Outcome.ALREADY_ENABLED
+        return True
 
 
-def enable(pin_dir: Path, options: Options, scope: Scope) -> Outcome:
+def enable(pin_dir: Path, options: Options, scope: Scope) -> Enabled:
     """Compile, load, pin and attach. Nothing is left behind when it fails.
+
+    When it is enabled with these options already, only the scope is brought up to
+    date: containers and namespaces come and go.
 
     Raises:
         SockaccelError: any of errors.py.
 
     """
-    with pins.locked(pin_dir):
-        if found := existing(pin_dir, options):
-            return found
+    with pins.locked(pin_dir) as lock:
+        if is_enabled(pin_dir, options):
+            return _update_scope(pin_dir, scope)
         staging = pins.staging(pin_dir)
-        # What a killed loader left: nothing of it acts.
         pins.refuse_foreign(staging)
-        pins.remove(staging)
-        pins.remove(pin_dir)
         try:
+            # What a killed loader, or a cgroup that was removed, has left.
+            state.switch_off(pin_dir)
+            _remove_all(staging, pin_dir)
             staging.mkdir()
-            _build(staging, options, scope)
+            _load(staging, options, lock)
+            _fill(staging, options, scope, state.instance(pin_dir))
             staging.rename(pin_dir)
             _attach(pin_dir, options.cgroup)
         except OSError as error:
             _remove_all(staging, pin_dir)
             raise DatapathError(
                 f"cannot set up '{error.filename or pin_dir}': {reason(error)}",
-                "sockaccel disable, then try again with --debug",
+                pins.command(pin_dir, "disable"),
             ) from error
         except BaseException:
             _remove_all(staging, pin_dir)
             raise
-    return Outcome.ENABLED
+    return Enabled(already=False, namespaces=len(scope.namespaces))
 
 
-@dataclass(frozen=True)
-class Disabled:
-    """What `disable` found and left."""
+def _update_scope(pin_dir: Path, scope: Scope) -> Enabled:
+    with Datapath(pin_dir) as datapath:
+        wanted = {namespace.cookie for namespace in scope.namespaces}
+        present = set(datapath.namespaces())
+        for cookie in wanted - present:
+            libbpf.update(datapath.fd("scope"), _cookie_key(cookie), _IS_MEMBER)
+        for cookie in present - wanted:
+            libbpf.delete(datapath.fd("scope"), _cookie_key(cookie))
+        for key in network_keys(scope.local_networks):
+            libbpf.update(datapath.fd("local_networks"), key, _IS_MEMBER)
+        if wanted != present:
+            config = datapath.config
+            config.scope_epoch += 1
+            datapath.config = config
+    return Enabled(True, len(wanted), len(wanted - present), len(present - wanted))
 
-    was_enabled: bool
-    map_id: int | None
+
+def _cookie_key(cookie: int) -> bytes:
+    return cookie.to_bytes(8, "little")
 
 
-def disable(pin_dir: Path) -> Disabled:
-    """Send all further messages by TCP, enrol nobody any more, and unpin.
+def disable(pin_dir: Path) -> bool:
+    """Send all further messages by TCP, enrol nobody any more, and unpin; say if it was on.
 
+    Also what is no longer pinned but held by live sockets.
     Sockets that are enrolled keep their queue until they close; then the kernel
     frees what is left. Works after a crash, and when nothing is enabled.
 
@@ -149,45 +174,37 @@ def disable(pin_dir: Path) -> Disabled:
     """
     with pins.locked(pin_dir):
         datapath = Datapath.open(pin_dir)
-        was_enabled, map_id = _switch_off(datapath) if datapath else (False, None)
+        state.switch_off(pin_dir)
+        was_enabled = _detach(datapath) if datapath else False
         try:
             _remove_all(pins.staging(pin_dir), pin_dir)
         except OSError as error:
             raise DatapathError(
                 f"cannot remove pin directory '{pin_dir}': {reason(error)}", f"ls -l {pin_dir}"
             ) from error
-    return Disabled(was_enabled, map_id)
+    return was_enabled
 
 
-def _switch_off(datapath: Datapath) -> tuple[bool, int | None]:
-    """Flip the flag and detach; each as far as a crash has left it. Also closes."""
+def _detach(datapath: Datapath) -> bool:
+    """Detach sock_ops; say if it was attached by a link that is still pinned. Also closes."""
     with datapath:
-        if datapath.has("config"):
-            config = datapath.config
-            config.flags &= ~ConfigFlags.ENABLED
-            datapath.config = config
         was_enabled = datapath.has(pins.LINK)
         if was_enabled:
             libbpf.detach_link(datapath.fd(pins.LINK))
-        if not datapath.has("sock_ops_map"):
-            return was_enabled, None
-        return was_enabled, libbpf.map_info(datapath.fd("sock_ops_map")).id
+        return was_enabled
 
 
-def wait_drained(map_id: int, timeout_s: float) -> bool:
-    """Wait until the kernel has freed a disabled map; False when it has not in time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            os.close(libbpf.map_by_id(map_id))
-        except FileNotFoundError:
-            return True
+def wait_drained(pin_dir: Path, timeout_s: float = 0.0) -> int:
+    """Wait until no socket of what was disabled is open; return how many still are."""
+    deadline = time.monotonic() + max(timeout_s, _FREE_S)
+    while left := state.draining(pin_dir):
         if time.monotonic() >= deadline:
-            return False
+            break
         time.sleep(_POLL_S)
+    return sum(each.entries for each in left)
 
 
-def _build(directory: Path, options: Options, scope: Scope) -> None:
+def _load(directory: Path, options: Options, lock: int) -> None:
     compiler.compile_and_pin(
         compiler.Request(
             str(directory),
@@ -197,14 +214,17 @@ def _build(directory: Path, options: Options, scope: Scope) -> None:
                 "SMALL_WRITE": SMALL_WRITE,
                 "QUEUE_BYTES": QUEUE_BYTES,
             },
-        )
+        ),
+        lock,
     )
+
+
+def _fill(directory: Path, options: Options, scope: Scope, instance: int) -> None:
     flags = ConfigFlags.ENABLED
     with Datapath(directory) as datapath:
         libbpf.update(datapath.fd("options"), KEY_ZERO, options.to_bytes())
         for namespace in scope.namespaces:
-            key = namespace.cookie.to_bytes(8, "little")
-            libbpf.update(datapath.fd("scope"), key, (1).to_bytes(4, "little"))
+            libbpf.update(datapath.fd("scope"), _cookie_key(namespace.cookie), _IS_MEMBER)
         if options.scope == "all":
             flags |= ConfigFlags.SCOPE_ALL
         if scope.ports is not None:
@@ -214,8 +234,8 @@ def _build(directory: Path, options: Options, scope: Scope) -> None:
                 index = word.to_bytes(4, "little")
                 libbpf.update(datapath.fd("ports"), index, bitmap[8 * word : 8 * word + 8])
         for key in network_keys(scope.local_networks):
-            libbpf.update(datapath.fd("local_networks"), key, (1).to_bytes(4, "little"))
-        datapath.config = Config(flags=flags)
+            libbpf.update(datapath.fd("local_networks"), key, _IS_MEMBER)
+        datapath.config = Config(flags=flags, instance=instance)
         sockets = datapath.fd("sock_ops_map")
         # First the one queue, so that no socket ever enters without it.
         libbpf.attach(datapath.fd("sk_skb"), sockets, AttachType.SK_SKB_STREAM_VERDICT)
@@ -251,8 +271,3 @@ def _attach(pin_dir: Path, cgroup: str) -> None:
 def _remove_all(*directories: Path) -> None:
     for directory in directories:
         pins.remove(directory)
-
-
-def _command(name: str, pin_dir: Path) -> str:
-    where = "" if pin_dir == pins.DEFAULT_PIN_DIR else f"--pin-dir {pin_dir} "
-    return f"sockaccel {where}{name}"

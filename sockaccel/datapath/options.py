@@ -65,5 +65,5 @@ class Options:
 
 def _shown(value: object) -> str:
     if value is None or value == ():
-        return "not set"
+        return "unset"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

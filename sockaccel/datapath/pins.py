@@ -31,6 +31,7 @@ DEFAULT_PIN_DIR = Path("/sys/fs/bpf/sockaccel")
 LINK = "sock_ops_link"
 NAMES = frozenset({*compiler.MAPS, *compiler.PROGRAMS, compiler.ITERATOR_PIN, LINK})
 
+_NAME_MAX = 255
 _BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
 
 
@@ -53,13 +54,8 @@ def check(pin_dir: Path) -> None:
 
     """
     parent = pin_dir.parent
-    if "." in pin_dir.name or not pin_dir.is_absolute():
-        raise InputError(
-            f"cannot use pin directory '{pin_dir}': the kernel wants an absolute path whose name "
-            "has no dot",
-            f"--pin-dir {DEFAULT_PIN_DIR}",
-        )
     try:
+        check_name(pin_dir)
         on_bpffs = _file_system_magic(parent) & 0xFFFFFFFF == _BPF_FS_MAGIC
         if pin_dir.exists():
             on_bpffs = on_bpffs and _file_system_magic(pin_dir) & 0xFFFFFFFF == _BPF_FS_MAGIC
@@ -75,6 +71,30 @@ def check(pin_dir: Path) -> None:
     raise InputError(
         f"cannot use pin directory '{pin_dir}': it is not on a bpffs",
         f"--pin-dir {DEFAULT_PIN_DIR}",
+    )
+
+
+def check_name(pin_dir: Path) -> None:
+    """Check what can be said of a pin directory without looking.
+
+    Raises:
+        InputError: its name is not usable, or it is a symbolic link.
+
+    """
+    if not pin_dir.is_absolute():
+        fault = "it is not an absolute path"
+    elif not pin_dir.name:
+        fault = "it has no name"
+    elif "." in pin_dir.name:
+        fault = "its name has a dot, which the kernel refuses"
+    elif len(os.fsencode(staging(pin_dir).name)) > _NAME_MAX:
+        fault = "its name is too long"
+    elif pin_dir.is_symlink():
+        fault = "it is a symbolic link"
+    else:
+        return
+    raise InputError(
+        f"cannot use pin directory '{pin_dir}': {fault}", f"--pin-dir {DEFAULT_PIN_DIR}"
     )
 
 
@@ -115,6 +135,12 @@ def refuse_foreign(pin_dir: Path) -> None:
         )
 
 
+def command(pin_dir: Path, name: str) -> str:
+    """Return the command line that does something to this pin directory, for hints."""
+    where = "" if pin_dir == DEFAULT_PIN_DIR else f"--pin-dir {pin_dir} "
+    return f"sockaccel {where}{name}"
+
+
 def staging(pin_dir: Path) -> Path:
     """Return where a pin directory is built."""
     return pin_dir.with_name(pin_dir.name + "_staging")
@@ -134,11 +160,11 @@ def remove(directory: Path) -> None:
 
 
 @contextmanager
-def locked(pin_dir: Path) -> Iterator[None]:
-    """Hold the right to change the pin directory; ends with the process, however it ends."""
+def locked(pin_dir: Path) -> Iterator[int]:
+    """Hold the right to change the pin directory; yields the descriptor that holds it."""
     descriptor = os.open(pin_dir.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sockaccel.datapath import libbpf, pins
@@ -25,7 +27,6 @@ from sockaccel.errors import NotPermittedError, StateError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 KEY_ZERO = bytes(4)
 _READ_SIZE = 1 << 20
@@ -70,6 +71,7 @@ class Datapath:
 
         """
         try:
+            pins.check_name(pin_dir)
             os.listdir(pin_dir)
         except (FileNotFoundError, NotADirectoryError):
             pins.refuse_foreign(pin_dir)
@@ -102,7 +104,7 @@ class Datapath:
                     ) from error
                 raise StateError(
                     f"cannot open pin '{path}': {reason(error)}",
-                    "sockaccel disable, then sockaccel enable",
+                    pins.command(self.pin_dir, "disable"),
                 ) from error
             self._stack.callback(os.close, descriptor)
             self._fds[name] = descriptor
@@ -111,8 +113,7 @@ class Datapath:
     @property
     def config(self) -> Config:
         """The switches of the datapath."""
-        value = libbpf.lookup(self.fd("config"), KEY_ZERO, ctypes.sizeof(Config))
-        return Config.from_buffer_copy(value or bytes(ctypes.sizeof(Config)))
+        return _config(self.fd("config"))
 
     @config.setter
     def config(self, config: Config) -> None:
@@ -132,13 +133,25 @@ class Datapath:
         except (ValueError, TypeError, AttributeError) as error:
             raise StateError(
                 f"cannot read the options of '{self.pin_dir}': {error}",
-                "sockaccel disable, then sockaccel enable",
+                pins.command(self.pin_dir, "disable"),
             ) from error
 
     @property
+    def complete(self) -> bool:
+        """Whether everything is pinned that should be."""
+        return all(self.has(name) for name in pins.NAMES)
+
+    @property
     def attached(self) -> bool:
-        """Whether sock_ops is attached to a cgroup that exists."""
-        return self.has(pins.LINK) and libbpf.link_info(self.fd(pins.LINK)).cgroup_id != 0
+        """Whether sock_ops is attached to the cgroup that is under the path it was given."""
+        if not self.has(pins.LINK):
+            return False
+        try:
+            # The id of a cgroup is its inode (kernel/cgroup: cgroup_id()).
+            present = Path(self.options.cgroup).stat().st_ino
+        except OSError:
+            return False
+        return bool(libbpf.link_info(self.fd(pins.LINK)).cgroup_id == present)
 
     @property
     def active(self) -> bool:
@@ -210,28 +223,37 @@ class Datapath:
         except OSError as error:
             raise StateError(
                 f"cannot read '{path}': {reason(error)}",
-                "sockaccel disable, then sockaccel enable",
+                pins.command(self.pin_dir, "disable"),
             ) from error
 
 
 @dataclass(frozen=True)
-class Draining:
-    """A disabled datapath whose last sockets are still open."""
+class Loaded:
+    """A datapath in the kernel, pinned or not."""
 
     map_id: int
+    config_id: int
     entries: int
+    redirecting: bool
+    """Whether its flag is still set."""
 
 
-def draining() -> list[Draining]:
-    """Return the switched-off datapaths that live sockets still hold.
+def instance(pin_dir: Path) -> int:
+    """Return the number that tells the datapaths of one pin directory from those of others."""
+    return int.from_bytes(sha256(os.fsencode(pin_dir)).digest()[:8], "little")
 
-    Found by id, which needs CAP_SYS_ADMIN: their pins are gone.
+
+def loaded(pin_dir: Path) -> list[Loaded]:
+    """Return the datapaths of a pin directory, those included whose pins are gone.
+
+    Live sockets hold them. Found by id, which needs CAP_SYS_ADMIN.
 
     Raises:
         OSError: not permitted.
 
     """
-    found = []
+    wanted = instance(pin_dir)
+    found = {}
     for number in libbpf.prog_ids():
         try:
             with libbpf.fd(libbpf.prog_by_id(number)) as program:
@@ -239,17 +261,50 @@ def draining() -> list[Draining]:
                 if info.type != ProgType.SK_MSG or info.name != b"sk_msg":
                     continue
                 maps = _maps_by_name(libbpf.prog_map_ids(program))
+            if {"sock_ops_map", "config", "conns"} <= maps.keys():
+                each = _loaded(maps["sock_ops_map"], maps["config"], wanted)
+                if each:
+                    found[each.map_id] = each
         except FileNotFoundError:  # gone meanwhile
             continue
-        if {"sock_ops_map", "config", "conns"} <= maps.keys() and not _is_enabled(maps["config"]):
-            map_id = maps["sock_ops_map"]
-            try:
-                with libbpf.fd(libbpf.map_by_id(map_id)) as descriptor:
-                    keys = libbpf.keys(descriptor, ctypes.sizeof(PairKey))
-                    found.append(Draining(map_id, len(set(keys))))
-            except FileNotFoundError:
-                continue
-    return found
+    return list(found.values())
+
+
+def draining(pin_dir: Path) -> list[Loaded]:
+    """Return the datapaths of a pin directory whose pins are gone, held by live sockets.
+
+    Raises:
+        OSError: not permitted.
+
+    """
+    pinned = None
+    with suppress(OSError), libbpf.fd(libbpf.open_pin(pin_dir / "sock_ops_map")) as sockets:
+        pinned = libbpf.map_info(sockets).id
+    return [each for each in loaded(pin_dir) if each.map_id != pinned]
+
+
+def switch_off(pin_dir: Path) -> None:
+    """Clear the flag of every datapath of a pin directory: all messages take TCP from now on."""
+    for each in loaded(pin_dir):
+        with suppress(FileNotFoundError), libbpf.fd(libbpf.map_by_id(each.config_id)) as config_map:
+            config = _config(config_map)
+            config.flags &= ~ConfigFlags.ENABLED
+            libbpf.update(config_map, KEY_ZERO, bytes(config))
+
+
+def _loaded(map_id: int, config_id: int, wanted: int) -> Loaded | None:
+    with libbpf.fd(libbpf.map_by_id(config_id)) as descriptor:
+        config = _config(descriptor)
+    if config.instance != wanted:
+        return None
+    with libbpf.fd(libbpf.map_by_id(map_id)) as descriptor:
+        keys = set(libbpf.keys(descriptor, ctypes.sizeof(PairKey)))
+    return Loaded(map_id, config_id, len(keys), bool(config.flags & ConfigFlags.ENABLED))
+
+
+def _config(map_fd: int) -> Config:
+    size = ctypes.sizeof(Config)
+    return Config.from_buffer_copy(libbpf.lookup(map_fd, KEY_ZERO, size) or bytes(size))
 
 
 def _maps_by_name(ids: list[int]) -> dict[str, int]:
@@ -258,12 +313,3 @@ def _maps_by_name(ids: list[int]) -> dict[str, int]:
         with libbpf.fd(libbpf.map_by_id(number)) as descriptor:
             names[libbpf.map_info(descriptor).name.decode()] = number
     return names
-
-
-def _is_enabled(config_id: int) -> bool:
-    try:
-        with libbpf.fd(libbpf.map_by_id(config_id)) as descriptor:
-            value = libbpf.lookup(descriptor, KEY_ZERO, ctypes.sizeof(Config))
-    except FileNotFoundError:
-        return False
-    return bool(Config.from_buffer_copy(value or bytes(8)).flags & ConfigFlags.ENABLED)

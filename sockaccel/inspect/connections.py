@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sockaccel.datapath.layout import ConnRecord, PairKey, Reason, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 KeyTuple = tuple[int, int, int]
 
@@ -142,14 +142,12 @@ def join(
     return Dump(len(wanted), tuple(connections), unreadable)
 
 
-def _state(ends: Iterable[Endpoint | None]) -> State:
+def _state(ends: Sequence[Endpoint | None]) -> State:
     redirected = sum(end.redirected_bytes for end in ends if end)
     by_tcp = sum(end.tcp_bytes for end in ends if end)
-    if redirected and by_tcp:
-        return State.MIXED
-    if by_tcp or None in ends:
-        return State.TCP if not redirected else State.REDIRECT
-    return State.REDIRECT
+    if redirected:
+        return State.MIXED if by_tcp else State.REDIRECT
+    return State.TCP if by_tcp or None in ends else State.REDIRECT
 
 
 def _endpoint(

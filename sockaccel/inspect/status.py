@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sockaccel.datapath import libbpf, state
+from sockaccel.datapath import libbpf, pins, state
 from sockaccel.datapath.layout import ConnRecord, Counter, Reason
-from sockaccel.datapath.state import Datapath, Draining, Program
+from sockaccel.datapath.state import Datapath, Loaded, Program
 from sockaccel.inspect.connections import tcp_bytes
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Status:
     """What `status` shows."""
 
     active: bool
+    detached: bool = False
+    """The cgroup that sock_ops was attached to has been removed."""
     cgroup: str = ""
     scope: str = ""
     policy: str = ""
@@ -43,7 +45,7 @@ class Status:
     entries: int = 0
     max_entries: int = 0
     counters: Counters = field(default_factory=Counters)
-    draining: tuple[Draining, ...] = ()
+    draining: tuple[Loaded, ...] = ()
 
 
 def total(closed: Sequence[int], live: Iterable[ConnRecord]) -> Counters:
@@ -80,11 +82,14 @@ def read(pin_dir: Path) -> Status:
     """
     datapath = Datapath.open(pin_dir)
     if datapath is None:
-        return Status(active=False, draining=tuple(_draining()))
+        return Status(active=False, draining=_draining(pin_dir))
     with datapath:
         if not datapath.active:
             return Status(
-                active=False, programs=tuple(datapath.programs()), draining=tuple(_draining())
+                active=False,
+                detached=datapath.has(pins.LINK) and not datapath.attached,
+                programs=tuple(datapath.programs()),
+                draining=_draining(pin_dir),
             )
         options = datapath.options
         info = libbpf.map_info(datapath.fd("sock_ops_map"))
@@ -99,11 +104,12 @@ def read(pin_dir: Path) -> Status:
             entries=len(datapath.entries()),
             max_entries=info.max_entries,
             counters=total(datapath.counters(), datapath.records()),
+            draining=_draining(pin_dir),
         )
 
 
-def _draining() -> list[Draining]:
+def _draining(pin_dir: Path) -> tuple[Loaded, ...]:
     try:
-        return state.draining()
+        return tuple(state.draining(pin_dir))
     except PermissionError:  # without CAP_SYS_ADMIN nobody can tell
-        return []
+        return ()

@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Numbers and names for people."""
 
 _STEP = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
@@ -15,3 +15,10 @@ def bytes_text(number: int) -> str:
         value /= _STEP
         exponent += 1
     return f"{value:.1f} {_UNITS[exponent - 1]}"
+
+
+def who_text(scope: str, namespaces: int) -> str:
+    """Return for whom it is on."""
+    if scope == "all":
+        return "every network namespace"
+    return f"{namespaces} network namespace{'s' * (namespaces != 1)}"

@@ -55,7 +55,7 @@ def docker_url(docker_host: str | None = None) -> str:
             + (
                 "it does not read unix:///path"
                 if local
-                else "it is not a Unix socket; the agent works on this host's containers"
+                else "it is not a Unix socket, and only containers of this host can be accelerated"
             ),
             f"--docker-host {_SCHEME}{_SOCKETS[0]}",
         )

@@ -339,3 +339,20 @@ def test_a_namespace_that_goes_away_takes_nothing_with_it(accelerated_lab: Lab) 
     talk(client, server)
     lab.expect_redirected(client, server)
     lab.status()
+
+
+def test_clients_that_reset_at_once_leave_nothing_in_the_maps(lab: Lab) -> None:
+    """Some are gone before their server is established: nobody may wait for them for ever."""
+    one, two = lab.pair()
+    two.execute("sh", "-c", "echo 2 > /sys/class/net/$(ls /sys/class/net | grep -v lo | head -1)/queues/rx-0/rps_cpus")
+    lab.enable()
+    listener = two.listen(IPV4_B, backlog=4096)
+    linger = struct.pack("ii", 1, 0)
+    for _ in range(3000):
+        client = one.socket()
+        client.connect(listener.getsockname())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        client.close()
+    listener.close()
+    wait_until(lambda: lab.dump()["entries"] == 0, 5, "no entry")
+    assert map_entries(lab.pin_dir / "peers") == 0

@@ -57,7 +57,7 @@ interface bytes/request    4,000      12  0.003x  0.003x to 0.003x  0.003x to 0.
 redirected bytes/request       0   1,900
 failed requests                0       0
 
-2.00x the requests/s of plain TCP. Redirected: 95.0% of the bytes, or more, in every run.
+2.00x the requests/s of plain TCP. At least 95.0% of the bytes were redirected in every run.
 
 6 pairs of 3 s runs in random balanced order.
 100 connections, 612-byte page, sendfile off.

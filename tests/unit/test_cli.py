@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from sockaccel.cli import dump, main
-from sockaccel.datapath import lifecycle
+from sockaccel.datapath import lifecycle, state
 from sockaccel.datapath.layout import Conn, ConnRecord, PairKey, Reason, Side
 from sockaccel.datapath.options import Options
-from sockaccel.datapath.state import Datapath, Draining, Program
+from sockaccel.datapath.state import Datapath, Loaded, Program
 from sockaccel.errors import HostError, InputError, NotPermittedError
 from sockaccel.inspect import status
 from sockaccel.inspect.processes import Owner
@@ -201,7 +201,7 @@ def test_ports_that_are_none_are_refused_before_anything_else(run: Run) -> None:
 
 def test_status_of_nothing_is_inactive(run: Run) -> None:
     done = run("status", code=3)
-    assert done.stdout.splitlines()[0] == "inactive"
+    assert done.stdout.startswith("inactive: nothing is pinned in ")
     assert done.stderr == ""
 
 
@@ -249,7 +249,7 @@ def test_dump_of_nothing_is_an_error_and_no_data(run: Run, absent: Path, args: l
     assert done.stdout == ""
     error, hint = error_lines(done.stderr)
     assert f"'{absent}'" in error
-    assert hint == "Hint: sockaccel enable"
+    assert hint == f"Hint: sockaccel --pin-dir {absent} enable"
 
 
 @pytest.mark.parametrize(("name", "code"), [("status", 4), ("dump", 1)])
@@ -269,7 +269,7 @@ def test_what_an_interrupted_enable_left_does_not_confuse(
 ) -> None:
     done = run(name, code=3 if name == "status" else 1, pin_dir=tmp_path)
     if name == "dump":
-        assert "sockaccel disable" in error_lines(done.stderr)[1]
+        assert error_lines(done.stderr)[1].endswith(" disable")
 
 
 @pytest.mark.parametrize(("name", "code"), [("status", 4), ("dump", 2)])
@@ -374,13 +374,15 @@ def test_disable_of_nothing_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], absent: Path
 ) -> None:
     monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
+    monkeypatch.setattr(state, "loaded", lambda _: [])
     assert in_process(monkeypatch, "--pin-dir", absent, "disable") == 0
-    assert capsys.readouterr().out == "already disabled\n"
+    assert capsys.readouterr().out == f"already disabled in {absent}\n"
     assert in_process(monkeypatch, "--pin-dir", absent, "disable", "--wait=0", "-o", "json") == 0
     assert json.loads(capsys.readouterr().out) == {
         "schema": "sockaccel.disable/1",
         "was_enabled": False,
         "drained": True,
+        "open": 0,
     }
 
 
@@ -469,7 +471,7 @@ def test_status_shows_everything_to_people(
     monkeypatch.setattr(status, "read", lambda _: ACTIVE)
     assert in_process(monkeypatch, "status") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "active for 2 namespaces (scope docker), cgroup /c"
+    assert lines[0] == "active for 2 network namespaces, cgroup /c, policy safe"
     assert "sk_msg   sk_msg  17  yes     NO" in lines
     assert "sock_ops_map  4 of 131072 entries" in lines
     assert "redirected    3.0 MiB in 4 messages" in lines
@@ -480,14 +482,18 @@ def test_status_shows_everything_to_people(
 def test_status_says_what_drains_and_what_was_interrupted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    left = Status(active=False, programs=ACTIVE.programs, draining=(Draining(9, 3),))
+    left = Status(
+        active=False, programs=ACTIVE.programs, draining=(Loaded(9, 8, 3, redirecting=False),)
+    )
     monkeypatch.setattr(status, "read", lambda _: left)
     assert in_process(monkeypatch, "status") == 3
     text = capsys.readouterr().out
     assert "an enable was interrupted" in text
     assert "3 sockets of an earlier enable are still open" in text
     assert in_process(monkeypatch, "-o", "json", "status") == 3
-    assert json.loads(capsys.readouterr().out)["draining"] == [{"map_id": 9, "entries": 3}]
+    assert json.loads(capsys.readouterr().out)["draining"] == [
+        {"map_id": 9, "entries": 3, "redirecting": False}
+    ]
 
 
 def entry(number: int, side: Side, inode: int = 0, **values: Any) -> ConnRecord:
@@ -627,22 +633,13 @@ def test_dump_shows_people_the_same(
 ) -> None:
     assert in_process(monkeypatch, "dump") == 0
     header, *rows, summary = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert header == [
-        "STATE",
-        "CLIENT",
-        "SERVER",
-        "FROM",
-        "TO",
-        "SK",
-        "SK",
-        "REDIRECTED",
-        "TCP",
-        "WHY",
-    ]
+    columns = "STATE CLIENT SERVER CLIENT PROCESS SERVER PROCESS CLIENT SK SERVER SK"
+    assert header == [*columns.split(), "REDIRECTED", "TCP", "WHY"]
     both = ["10.0.0.1:40001", "10.0.0.1:8001", "nginx(42)", "web(43)", "a0", "a1"]
     assert rows[0] == ["redirect", *both, "2.0", "KiB", "0", "B", "-"]
     assert rows[1][-3:] == ["7", "B", "no-peer"]
-    assert rows[2][:7] == ["mixed", "10.0.0.1:40003", "10.0.0.1:8003", "(gone)", "?(?)", "-", "a1"]
+    last = ["mixed", "10.0.0.1:40003", "10.0.0.1:8003", "(gone)", "(not", "accepted)", "-", "a1"]
+    assert rows[2][:8] == last
     assert rows[3] == ["unreadable", *["?"] * 9]
     assert " ".join(summary) == "6 entries, 3 of 3 connections shown"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from sockaccel.datapath import lifecycle, pins
-from sockaccel.datapath.lifecycle import Outcome, network_keys
+from sockaccel.datapath.lifecycle import network_keys
 from sockaccel.datapath.options import Options
 from sockaccel.datapath.state import Datapath
 from sockaccel.errors import NotPermittedError, StateError
@@ -90,37 +90,37 @@ class Pinned(SimpleNamespace):
 
 
 def pinned(monkeypatch: pytest.MonkeyPatch, *, attached: bool) -> Pinned:
-    made = Pinned(attached=attached, options=OURS, closed=False)
+    made = Pinned(attached=attached, complete=True, options=OURS, closed=False)
     monkeypatch.setattr(Datapath, "open", lambda _: made)
     return made
 
 
 def test_the_same_options_again_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     datapath = pinned(monkeypatch, attached=True)
-    assert lifecycle.existing(Path("/p"), Options("/a")) is Outcome.ALREADY_ENABLED
+    assert lifecycle.is_enabled(Path("/p"), Options("/a"))
     assert datapath.closed
 
 
 def test_other_options_are_an_error_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
     datapath = pinned(monkeypatch, attached=True)
     with pytest.raises(StateError) as caught:
-        lifecycle.existing(Path("/p"), Options("/b", scope="all"))
+        lifecycle.is_enabled(Path("/p"), Options("/b", scope="all"))
     assert str(caught.value) == (
         "cannot enable: already enabled with other options: "
         "--cgroup is /a, not /b; --scope is docker, not all"
     )
-    assert caught.value.hint == "sockaccel --pin-dir /p disable, then enable again"
+    assert caught.value.hint == "sockaccel --pin-dir /p disable"
     assert datapath.closed
     with pytest.raises(StateError) as caught:
-        lifecycle.existing(pins.DEFAULT_PIN_DIR, Options("/b"))
-    assert caught.value.hint == "sockaccel disable, then enable again"
+        lifecycle.is_enabled(pins.DEFAULT_PIN_DIR, Options("/b"))
+    assert caught.value.hint == "sockaccel disable"
 
 
 def test_what_is_pinned_and_not_attached_is_not_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     datapath = pinned(monkeypatch, attached=False)
-    assert lifecycle.existing(Path("/p"), Options("/b")) is None
+    assert not lifecycle.is_enabled(Path("/p"), Options("/b"))
     assert datapath.closed
 
 
 def test_nothing_pinned_is_not_enabled(tmp_path: Path) -> None:
-    assert lifecycle.existing(tmp_path / "none", OURS) is None
+    assert not lifecycle.is_enabled(tmp_path / "none", OURS)

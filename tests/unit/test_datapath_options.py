@@ -13,10 +13,10 @@ OTHERS: dict[str, tuple[object, str]] = {
     "cgroup": ("/b", "--cgroup is /a, not /b"),
     "scope": ("all", "--scope is docker, not all"),
     "policy": ("all", "--policy is safe, not all"),
-    "netns": (("/n/1", "/n/2"), "--netns is not set, not /n/1,/n/2"),
-    "ports": ("80,8000-8999", "--ports is not set, not 80,8000-8999"),
+    "netns": (("/n/1", "/n/2"), "--netns is unset, not /n/1,/n/2"),
+    "ports": ("80,8000-8999", "--ports is unset, not 80,8000-8999"),
     "max_connections": (7, "--max-connections is 65536, not 7"),
-    "docker_host": ("unix:///d", "--docker-host is not set, not unix:///d"),
+    "docker_host": ("unix:///d", "--docker-host is unset, not unix:///d"),
 }
 
 

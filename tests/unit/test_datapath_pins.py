@@ -68,7 +68,7 @@ def test_a_host_without_bpffs_is_told_to_mount_it(
 
 @pytest.mark.parametrize("path", ["/sys/fs/bpf/a.b", "/sys/fs/bpf/.a", "/sys/fs/bpf/..", "a", ""])
 def test_a_name_that_the_kernel_refuses_is_refused_with_the_reason(path: str) -> None:
-    with pytest.raises(InputError, match="absolute path whose name has no dot"):
+    with pytest.raises(InputError, match=r"its name has a dot|not an absolute path"):
         pins.check(Path(path))
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from sockaccel.datapath import btf, compiler, lifecycle, source
 from sockaccel.datapath.compiler import ITERATOR, MAPS, PROGRAMS
-from sockaccel.datapath.lifecycle import Scope
 from sockaccel.datapath.options import Options
 
 if TYPE_CHECKING:
@@ -139,15 +138,14 @@ def test_the_constants_of_the_text_come_from_the_loader(
     class Stop(Exception):  # noqa: N818
         pass
 
-    def stop(request: compiler.Request) -> None:
+    def stop(request: compiler.Request, lock: int) -> None:
+        assert lock == 9
         requests.append(request)
         raise Stop
 
     monkeypatch.setattr(compiler, "compile_and_pin", stop)
     with pytest.raises(Stop):
-        lifecycle._build(
-            tmp_path, Options(cgroup="/c", max_connections=7), Scope((), None, frozenset())
-        )
+        lifecycle._load(tmp_path, Options(cgroup="/c", max_connections=7), 9)
     (request,) = requests
     assert request.directory == str(tmp_path)
     assert request.defines["MAX_SOCKETS"] == 14  # a connection has two ends

@@ -82,7 +82,7 @@ def test_a_pin_that_is_missing_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"cannot read '{tmp_path}/connections': no such file or directory (ENOENT)"
     )
-    assert "sockaccel enable" in (caught.value.hint or "")
+    assert "disable" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(("stored", "says"), [(b"\0" * 9, "Expecting value"), (b"{}\0", "cgroup")])

@@ -103,8 +103,8 @@ def test_messages_that_were_redirected_are_no_fallback() -> None:
 def test_nothing_pinned_is_inactive_and_says_what_drains(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    left = status.Draining(7, 2)
-    monkeypatch.setattr(status.state, "draining", lambda: [left])
+    left = status.Loaded(7, 6, 2, redirecting=True)
+    monkeypatch.setattr(status.state, "draining", lambda _: [left])
     assert status.read(tmp_path / "none") == Status(active=False, draining=(left,))
     assert status.read(tmp_path) == Status(active=False, draining=(left,))
 
@@ -112,7 +112,7 @@ def test_nothing_pinned_is_inactive_and_says_what_drains(
 def test_who_may_not_ask_what_drains_is_told_the_rest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def refuse() -> None:
+    def refuse(_: Path) -> None:
         raise PermissionError
 
     monkeypatch.setattr(status.state, "draining", refuse)

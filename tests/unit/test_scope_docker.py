@@ -135,7 +135,7 @@ def test_another_host_s_docker_is_refused_with_the_reason(
     with pytest.raises(InputError) as caught:
         snapshot()
     assert url in str(caught.value)
-    assert "the agent works on this host's containers" in str(caught.value)
+    assert "only containers of this host can be accelerated" in str(caught.value)
     assert (caught.value.hint or "").startswith("--docker-host unix:///")
 
 
