@@ -13,7 +13,11 @@ import pytest
 from .harness import BPFFS, Lab, attached, cgroup2_mounts, run
 
 FAILED, USAGE, UNKNOWN, NOT_PERMITTED, HOST = 1, 2, 4, 77, 78
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+# One right is kept, so that the checkout may lie where only root can read.
+NOBODY = [
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+]
 NO_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 
 
