@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from functools import cached_property
 
-from sockaccel.datapath.libbpf import library
+from sockaccel.datapath.libbpf import shared_library
 from sockaccel.errors import HostError
 
 _KIND_STRUCT, _KIND_UNION = 4, 5
@@ -49,7 +49,7 @@ class KernelTypes:
     """The types of the running kernel."""
 
     def __init__(self) -> None:
-        lib = library()
+        lib = shared_library()
         lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
         lib.btf__find_by_name_kind.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)
         lib.btf__type_by_id.argtypes = (ctypes.c_void_p, ctypes.c_uint32)

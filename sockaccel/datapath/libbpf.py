@@ -100,7 +100,7 @@ class _LinkCreateOpts(ctypes.Structure):
 
 
 @cache
-def library() -> ctypes.CDLL:
+def shared_library() -> ctypes.CDLL:
     """Return libbpf.
 
     Raises:
@@ -134,19 +134,19 @@ def fd(number: int) -> Iterator[int]:
 
 def open_pin(path: Path) -> int:
     """Return a descriptor of a pinned program, map or link."""
-    return _check(library().bpf_obj_get(os.fsencode(path)), path)
+    return _check(shared_library().bpf_obj_get(os.fsencode(path)), path)
 
 
 def pin(descriptor: int, path: Path) -> None:
     """Pin a program, map or link."""
-    _check(library().bpf_obj_pin(descriptor, os.fsencode(path)), path)
+    _check(shared_library().bpf_obj_pin(descriptor, os.fsencode(path)), path)
 
 
 def lookup(map_fd: int, key: bytes, value_size: int) -> bytes | None:
     """Return the value of a key, None without one."""
     value = ctypes.create_string_buffer(value_size)
     try:
-        _check(library().bpf_map_lookup_elem(map_fd, key, value))
+        _check(shared_library().bpf_map_lookup_elem(map_fd, key, value))
     except FileNotFoundError:
         return None
     return value.raw
@@ -154,20 +154,20 @@ def lookup(map_fd: int, key: bytes, value_size: int) -> bytes | None:
 
 def update(map_fd: int, key: bytes, value: bytes) -> None:
     """Set the value of a key."""
-    _check(library().bpf_map_update_elem(map_fd, key, value, ctypes.c_uint64(0)))
+    _check(shared_library().bpf_map_update_elem(map_fd, key, value, ctypes.c_uint64(0)))
 
 
 def delete(map_fd: int, key: bytes) -> None:
     """Remove a key; one that is not there is no error."""
     try:
-        _check(library().bpf_map_delete_elem(map_fd, key))
+        _check(shared_library().bpf_map_delete_elem(map_fd, key))
     except FileNotFoundError:
         return
 
 
 def possible_cpus() -> int:
     """Return how many values an element of a per-CPU map has."""
-    return _check(library().libbpf_num_possible_cpus())
+    return _check(shared_library().libbpf_num_possible_cpus())
 
 
 def keys(map_fd: int, key_size: int) -> Iterator[bytes]:
@@ -176,7 +176,7 @@ def keys(map_fd: int, key_size: int) -> Iterator[bytes]:
     while True:
         following = ctypes.create_string_buffer(key_size)
         try:
-            _check(library().bpf_map_get_next_key(map_fd, key, following))
+            _check(shared_library().bpf_map_get_next_key(map_fd, key, following))
         except FileNotFoundError:
             return
         key = following.raw
@@ -185,12 +185,12 @@ def keys(map_fd: int, key_size: int) -> Iterator[bytes]:
 
 def attach(prog_fd: int, target_fd: int, kind: AttachType) -> None:
     """Attach a program to a map of sockets."""
-    _check(library().bpf_prog_attach(prog_fd, target_fd, int(kind), 0))
+    _check(shared_library().bpf_prog_attach(prog_fd, target_fd, int(kind), 0))
 
 
 def link_cgroup(prog_fd: int, cgroup_fd: int, kind: AttachType) -> int:
     """Attach a program to a cgroup by a link, beside those of others; return the link."""
-    return _check(library().bpf_link_create(prog_fd, cgroup_fd, int(kind), None))
+    return _check(shared_library().bpf_link_create(prog_fd, cgroup_fd, int(kind), None))
 
 
 def link_iterator(prog_fd: int, map_fd: int) -> int:
@@ -202,13 +202,15 @@ def link_iterator(prog_fd: int, map_fd: int) -> int:
         iter_info_len=ctypes.sizeof(info),
     )
     return _check(
-        library().bpf_link_create(prog_fd, 0, int(AttachType.TRACE_ITER), ctypes.byref(options))
+        shared_library().bpf_link_create(
+            prog_fd, 0, int(AttachType.TRACE_ITER), ctypes.byref(options)
+        )
     )
 
 
 def detach_link(link_fd: int) -> None:
     """Detach what a link holds; the link stays as an empty shell until closed."""
-    _check(library().bpf_link_detach(link_fd))
+    _check(shared_library().bpf_link_detach(link_fd))
 
 
 def attached_programs(target_fd: int, kind: AttachType) -> list[int]:
@@ -216,7 +218,7 @@ def attached_programs(target_fd: int, kind: AttachType) -> list[int]:
     ids = (ctypes.c_uint32 * 64)()
     count = ctypes.c_uint32(64)
     _check(
-        library().bpf_prog_query(
+        shared_library().bpf_prog_query(
             target_fd, int(kind), 0, None, ctypes.byref(ids), ctypes.byref(count)
         )
     )
@@ -225,7 +227,9 @@ def attached_programs(target_fd: int, kind: AttachType) -> list[int]:
 
 def _info(descriptor: int, info: _T) -> _T:
     size = ctypes.c_uint32(ctypes.sizeof(info))
-    _check(library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)))
+    _check(
+        shared_library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size))
+    )
     return info
 
 
@@ -253,12 +257,12 @@ def link_info(descriptor: int) -> LinkInfo:
 
 def prog_by_id(number: int) -> int:
     """Return a descriptor of a program by id. Needs CAP_SYS_ADMIN."""
-    return _check(library().bpf_prog_get_fd_by_id(number))
+    return _check(shared_library().bpf_prog_get_fd_by_id(number))
 
 
 def map_by_id(number: int) -> int:
     """Return a descriptor of a map by id. Needs CAP_SYS_ADMIN."""
-    return _check(library().bpf_map_get_fd_by_id(number))
+    return _check(shared_library().bpf_map_get_fd_by_id(number))
 
 
 def prog_ids() -> Iterator[int]:
@@ -266,7 +270,7 @@ def prog_ids() -> Iterator[int]:
     number = ctypes.c_uint32(0)
     while True:
         try:
-            _check(library().bpf_prog_get_next_id(number, ctypes.byref(number)))
+            _check(shared_library().bpf_prog_get_next_id(number, ctypes.byref(number)))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return

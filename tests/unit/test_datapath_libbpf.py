@@ -43,7 +43,7 @@ def test_a_host_without_libbpf_is_told_what_to_install(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     with pytest.raises(HostError, match=r"libbpf\.so\.1") as caught:
-        libbpf.library.__wrapped__()
+        libbpf.shared_library.__wrapped__()
     assert "libbpf1" in (caught.value.hint or "")
 
 
@@ -75,5 +75,5 @@ class Map:
 def test_the_keys_of_a_map_are_walked_to_the_end(
     monkeypatch: pytest.MonkeyPatch, keys: list[bytes]
 ) -> None:
-    monkeypatch.setattr(libbpf, "library", lambda: Map(*keys))
+    monkeypatch.setattr(libbpf, "shared_library", lambda: Map(*keys))
     assert list(libbpf.keys(3, 2)) == keys
