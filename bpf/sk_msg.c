@@ -8,6 +8,7 @@
  * kernel carries out a redirect.
  */
 
+#define PSOCK_MASK (~7ULL)    /* sk_user_data without its flags: SK_USER_DATA_PTRMASK */
 #define MESSAGE_OVERHEAD 1024 /* struct sk_msg, 712 bytes on 6.18, in a slab of 1 KB */
 
 /*
@@ -38,7 +39,7 @@ static __always_inline int all_queued(u64 peer, u32 write_seq)
 	if (slock || backlog || received)
 		return 0;
 	read_field(&psock, peer, OFF_USER_DATA);
-	psock &= ~7ULL; /* SK_USER_DATA_PTRMASK */
+	psock &= PSOCK_MASK;
 	read_field(&aside, psock, OFF_PSOCK_ASIDE_LEN);
 	return !aside;
 }
@@ -95,7 +96,7 @@ enum sharing {
 /* True when other threads are in send() or recv() of this socket: each holds the psock. */
 static __always_inline int others_at_work(void *tcp)
 {
-	u64 psock = *(u64 *)(tcp + OFF_USER_DATA) & ~7ULL; /* SK_USER_DATA_PTRMASK */
+	u64 psock = *(u64 *)(tcp + OFF_USER_DATA) & PSOCK_MASK;
 	u32 references = 0;
 
 	read_field(&references, psock, OFF_PSOCK_REFCNT);

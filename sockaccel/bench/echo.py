@@ -35,6 +35,7 @@ from sockaccel.bench.rounds import Arm, Result, Sample
 from sockaccel.bench.signals import hold
 from sockaccel.bench.textbook import Textbook
 from sockaccel.errors import BenchError, HostError, NotPermittedError
+from sockaccel.render.options import output_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -256,14 +257,7 @@ def echo(*, rounds: int, seconds: float, size: int, command: Sequence[str] = COM
     help="Bytes of a message.",
 )
 @click.option("--check", is_flag=True, help="Exit with 1 if a target is missed.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Form of the result on stdout.",
-)
+@output_option
 def command_line(rounds: int, seconds: float, size: int, check: bool, output: str) -> int:
     """Measure the round trip of a small message, both ends on one core.
 

@@ -32,6 +32,7 @@ from sockaccel.bench.report import Result, Scenario, as_json, as_text
 from sockaccel.bench.signals import hold
 from sockaccel.bench.wrk import WrkLoad, run_wrk
 from sockaccel.errors import NotPermittedError
+from sockaccel.render.options import output_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -249,14 +250,7 @@ def _word(keepalive: bool) -> str:
     is_flag=True,
     help="Let the web servers send header and page as two writes (sendfile, tcp_nopush).",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Form of the result on stdout.",
-)
+@output_option
 def command_line(pairs: int, seconds: int, keepalive: str, sendfile: bool, output: str) -> int:
     """Measure what sockaccel does for an nginx load balancer on this machine.
 

@@ -13,6 +13,7 @@ import click
 
 from sockaccel import __version__
 from sockaccel.errors import SockaccelError, reason
+from sockaccel.render import options
 from sockaccel.render.errors import show
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,7 +69,7 @@ def output_option(function: F) -> F:
         type=click.Choice(["table", "json"]),
         expose_value=False,
         callback=_set_output,
-        help="What stdout carries.",
+        help="Form of the result on stdout.",
     )(function)
 
 
@@ -77,14 +78,7 @@ def output_option(function: F) -> F:
     context_settings={"auto_envvar_prefix": "SOCKACCEL", "help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="sockaccel")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="What stdout carries.",
-)
+@options.output_option
 @click.option(
     "--pin-dir",
     type=click.Path(path_type=Path),

@@ -105,14 +105,22 @@ def test_a_second_enable_with_other_options_names_the_difference_and_changes_not
 # --- Live connections (hazards 4 and 5) -----------------------------------------------------
 
 
+def redirected_connection(
+    lab: Lab, one: Host, listener: socket.socket
+) -> tuple[socket.socket, socket.socket, int]:
+    """Return both ends of a connection seen to be redirected, and what TCP knows of its bytes."""
+    client, server = lab.connect(one, listener)
+    by_tcp = bytes_acked(client)
+    talk(client, server)
+    assert bytes_acked(client) == by_tcp, "not redirected in the first place"
+    return client, server, by_tcp
+
+
 def test_disable_puts_live_connections_on_tcp_at_the_next_message(accelerated_lab: Lab) -> None:
     lab = accelerated_lab
     one, two = lab.pair()
     lab.enable()
-    client, server = lab.connect(one, two.listen(IPV4_B))
-    by_tcp = bytes_acked(client)
-    talk(client, server)
-    assert bytes_acked(client) == by_tcp, "not redirected in the first place"
+    client, server, by_tcp = redirected_connection(lab, one, two.listen(IPV4_B))
     lab.disable()
     sent = talk(client, server)
     wait_until(lambda: bytes_acked(client) == by_tcp + sent, what="all bytes by TCP")
@@ -250,10 +258,7 @@ def test_disable_works_when_pins_were_removed_by_hand(accelerated_lab: Lab, miss
     lab = accelerated_lab
     one, two = lab.pair()
     lab.enable()
-    client, server = lab.connect(one, two.listen(IPV4_B))
-    by_tcp = bytes_acked(client)
-    talk(client, server)
-    assert bytes_acked(client) == by_tcp, "not redirected in the first place"
+    client, server, by_tcp = redirected_connection(lab, one, two.listen(IPV4_B))
     (lab.pin_dir / missing).unlink()
     lab.disable()
     sent = talk(client, server)
@@ -265,9 +270,7 @@ def test_enable_again_replaces_what_has_lost_its_link(accelerated_lab: Lab) -> N
     one, two = lab.pair()
     lab.enable()
     listener = two.listen(IPV4_B)
-    old, old_server = lab.connect(one, listener)
-    by_tcp = bytes_acked(old)
-    talk(old, old_server)
+    old, old_server, by_tcp = redirected_connection(lab, one, listener)
     (lab.pin_dir / "sock_ops_link").unlink()
     assert lab.status(expect=INACTIVE)["active"] is False
     lab.enable()
