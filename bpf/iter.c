@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * connections: one struct conn_record for every enrolled socket, for those who
- * read the pinned iterator. Covers sockets that were closed by their process and
+ * connections: one struct conn_record for every struct conn, for those who read
+ * the pinned iterator. Covers sockets that were closed by their process and
  * still have something to say to their peer; these have left the map (in_map 0).
  */
 struct bpf_iter_meta;
@@ -24,10 +24,12 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	void *seq = ctx->meta->seq;
 	u64 sk = (u64)ctx->sk, socket = 0, psock = 0;
 
-	if (!conn || !sk)
+	/* Without a cookie: a client whose handshake has not ended. */
+	if (!conn || !sk || !conn->cookie)
 		return 0;
 	__builtin_memcpy(&record.conn, conn, sizeof(record.conn));
 	read_field(&record.write_seq, sk, OFF_WRITE_SEQ);
+	read_field(&record.bytes_acked, sk, OFF_BYTES_ACKED);
 	read_field(&record.family, sk, OFF_FAMILY);
 	read_field(&record.local_port, sk, OFF_NUM);
 	read_field(&record.remote_port, sk, OFF_DPORT);

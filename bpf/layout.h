@@ -26,20 +26,22 @@ _Static_assert(sizeof(struct handshake_key) == 8, "mirrored in layout.py");
 
 enum handshake_state {
 	HANDSHAKE_ANNOUNCED = 0, /* an in-scope listener here answered this SYN */
-	HANDSHAKE_CLIENT_IN = 1, /* and its client has entered sock_ops_map */
-	HANDSHAKE_REFUSED = 2,   /* and its client stays on TCP; the reason is counted */
+	HANDSHAKE_CLIENT_IN = 1, /* and its client, in scope too, has seen that */
 };
 
 struct handshake {
 	u64 server_netns; /* 0: not announced, see syn_cookies */
+	u64 listener_cookie;
 	u64 client_netns;
 	u64 client_sk; /* struct sock *, to be trusted only while client_cookie is found there */
 	u64 client_cookie;
 	u32 state;       /* enum handshake_state */
+	u32 reason;      /* enum reason: why both ends stay on TCP, REASON_NONE if they do not */
 	u16 local_port;  /* of the client, host order */
 	u16 remote_port; /* of the client, host order */
+	u32 pad;
 };
-_Static_assert(sizeof(struct handshake) == 40, "mirrored in layout.py");
+_Static_assert(sizeof(struct handshake) == 56, "mirrored in layout.py");
 
 /* What a client that waits for its peer finds in `peers` under its own key. */
 struct peer {
@@ -61,15 +63,22 @@ enum reason {
 	REASON_MAP_FULL = 6,
 	REASON_FOREIGN_OWNER = 7,
 	REASON_KERNEL = 8,
+	REASON_POLICY_SPLICE = 9,
+	REASON_POLICY_FIONREAD = 10,
+	REASON_POLICY_BLOCKING = 11,
+	REASON_POLICY_UNUSUAL = 12,
+	REASON_POLICY_USER = 13,
+	REASON_POLICY_UNKNOWN = 14,
 	/* counted once per message */
-	REASON_BACK_PRESSURE = 9,
-	REASON_UNREAD_TCP = 10,
-	REASON_SMALL_WRITES = 11,
-	REASON_DISABLED = 12,
-	REASON_ULP = 13,
-	REASON_SHARED_WRITERS = 14,
-	REASON_MAX = 16,
+	REASON_BACK_PRESSURE = 15,
+	REASON_UNREAD_TCP = 16,
+	REASON_SMALL_WRITES = 17,
+	REASON_DISABLED = 18,
+	REASON_ULP = 19,
+	REASON_SHARED_WRITERS = 20,
+	REASON_MAX = 24,
 };
+#define MESSAGE_REASONS 8 /* from REASON_BACK_PRESSURE on */
 
 /* Indices of `counters`: sums over connections; those of live ones are in conns. */
 enum counter {
@@ -88,7 +97,50 @@ enum side {
 	SIDE_SERVER = 1,
 };
 
-/* One enrolled socket; lives and dies with it. Written under its socket lock. */
+/*
+ * What a program is known to do with its sockets. Known programs by the name of
+ * their executable (known_programs), others as they are seen to behave (programs).
+ */
+enum trait {
+	TRAIT_RECV = 1,      /* reads by recv() and never waits in it */
+	TRAIT_SPLICE = 2,    /* reads by splice() */
+	TRAIT_BLOCKING = 4,  /* waits in recv() */
+	TRAIT_UNUSUAL = 8,   /* reads in a way that redirection changes: MSG_WAITALL and its like */
+	TRAIT_FIONREAD = 16, /* asks FIONREAD, or takes a short read for an empty socket */
+	TRAIT_FORCED = 32,   /* the user wants it accelerated, whatever else is known */
+	TRAIT_REFUSED = 64,  /* the user wants it on TCP */
+};
+
+/*
+ * A program, as client or as server: its executable (the name, size and mtime are
+ * the same in every container of an image, inode and device are not) and the
+ * beginning of its command line, because an interpreter says nothing of its script.
+ */
+struct program_key {
+	char name[16]; /* of the executable, without its directory, cut after 15 characters */
+	u64 size;      /* of the executable, bytes */
+	u64 mtime;     /* of the executable, ns */
+	u64 arguments; /* hash of the first ARGUMENTS_SIZE bytes of the command line */
+	u32 side;      /* enum side */
+	u32 pad;
+};
+_Static_assert(sizeof(struct program_key) == 48, "mirrored in layout.py");
+#define ARGUMENTS_SIZE 256
+
+/* What was learned. One byte each: CPUs that learn at the same time undo nothing. */
+struct program {
+	u8 earned; /* TRAIT_RECV */
+	u8 splice;
+	u8 blocking;
+	u8 unusual;
+	u32 connections; /* watched to their end, or long enough, and nothing but recv() seen */
+};
+_Static_assert(sizeof(struct program) == 8, "mirrored in layout.py");
+
+/*
+ * One connection's end in scope: enrolled, or kept on TCP by the policy. Lives and
+ * dies with its socket. Written under the socket's lock.
+ */
 struct conn {
 	struct pair_key key;
 	u64 peer_sk;
@@ -99,25 +151,28 @@ struct conn {
 	u64 netns;
 	u64 redirected_bytes;
 	u64 redirected_messages;
-	u64 tcp_bytes; /* up to tcp_seq */
 	u64 tcp_messages;
-	u32 tcp_seq; /* write_seq that tcp_bytes accounts for */
 	u32 scope_epoch;
 	u32 side;        /* enum side */
 	u32 last_reason; /* enum reason of the last message, REASON_NONE if redirected */
-	u32 reasons[REASON_MAX];
+	u32 refused;     /* enum reason: why it was not enrolled, REASON_NONE if it was */
+	u32 reasons[MESSAGE_REASONS];
 	u64 writer;     /* pid_tgid of the thread that wrote last */
 	u32 queued_seq; /* write_seq up to which the peer is known to have queued all */
 	u16 sharing;    /* enum sharing, see sk_msg.c */
 	u16 quiet;      /* messages left in SHARING_TCP */
+	struct program_key program;
+	u32 watch; /* enum watch, see reader.c */
+	u32 reads; /* seen while watched */
 };
-_Static_assert(sizeof(struct conn) == 192, "mirrored in layout.py");
+_Static_assert(sizeof(struct conn) == 208, "mirrored in layout.py");
 
 /* One line of the iterator `connections`. */
 struct conn_record {
 	struct conn conn;
-	u64 inode;     /* of the socket's file, 0 without one */
-	u32 write_seq; /* tcp_sock.write_seq */
+	u64 inode;       /* of the socket's file, 0 without one */
+	u64 bytes_acked; /* tcp_sock.bytes_acked */
+	u32 write_seq;   /* tcp_sock.write_seq */
 	u16 family;
 	u16 local_port;  /* host order */
 	u16 remote_port; /* network order */
@@ -129,11 +184,17 @@ struct conn_record {
 	u8 remote_ip6[16];
 	u32 pad;
 };
-_Static_assert(sizeof(struct conn_record) == 256, "mirrored in layout.py");
+_Static_assert(sizeof(struct conn_record) == 280, "mirrored in layout.py");
 
 #define CONFIG_ENABLED 1   /* off: every message takes TCP, no socket is enrolled */
 #define CONFIG_SCOPE_ALL 2 /* every namespace is in scope */
 #define CONFIG_PORTS 4     /* only listeners on a port that is set in `ports` */
+#define CONFIG_POLICY_ALL 8 /* do not ask what a program is */
+#define CONFIG_ONE_QUEUE 16 /* sk_skb is attached, and redirected and TCP bytes share a queue */
+#define CONFIG_FIONREAD 32  /* and FIONREAD counts both on this kernel */
+
+#define SCOPE_MEMBER 1     /* in the values of `scope` */
+#define SCOPE_POLICY_ALL 2 /* CONFIG_POLICY_ALL for this namespace */
 
 /* The one element of `config`. */
 struct config {

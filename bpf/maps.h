@@ -21,7 +21,10 @@ __attribute__((section("maps/sockhash"))) struct sock_ops_map_table_t sock_ops_m
 	.max_entries = MAX_SOCKETS};
 BPF_ANNOTATE_KV_PAIR(sock_ops_map, struct pair_key, u64);
 
-/* socket -> struct conn. sock_ops creates it, sk_msg counts in it, the iterator reads it. */
+/*
+ * socket -> struct conn. sock_ops creates it, sk_msg counts in it, reader watches by
+ * it, the iterator reads it.
+ */
 BPF_SK_STORAGE(conns, struct conn);
 
 /*
@@ -39,7 +42,25 @@ BPF_F_TABLE("hash", struct pair_key, struct peer, peers, MAX_SOCKETS, BPF_F_NO_P
 /* 0 -> until when (ktime, ns) listeners here are taken to answer with SYN cookies. */
 BPF_ARRAY(syn_cookies, u64, 1);
 
-/* namespace cookie -> 1. User space writes; sock_ops reads. */
+/* cookie of a listener -> the program that called listen(), or has it since before. */
+BPF_F_TABLE("lru_hash", u64, struct program_key, listeners, 16384, 0);
+
+/* name of an executable -> enum trait. What sockaccel ships and the user's word. */
+struct program_name {
+	char name[16];
+};
+BPF_F_TABLE("hash", struct program_name, u32, known_programs, 1024, BPF_F_NO_PREALLOC);
+
+/* What was learned of other programs. */
+BPF_F_TABLE("lru_hash", struct program_key, struct program, programs, 4096, 0);
+
+/* Room for a command line that the stack has not. */
+struct arguments {
+	u64 words[ARGUMENTS_SIZE / 8];
+};
+BPF_PERCPU_ARRAY(scratch, struct arguments, 1);
+
+/* namespace cookie -> SCOPE_…. User space writes; sock_ops reads. */
 BPF_F_TABLE("hash", u64, u32, scope, 65536, BPF_F_NO_PREALLOC);
 
 /* bit of the listener's bound port -> in scope, where CONFIG_PORTS is set. */

@@ -22,7 +22,7 @@
  * SO_RCVLOWAT) or put it aside in ingress_skb (no memory). Nothing can arrive
  * meanwhile: only we write to this connection, and we hold our socket's lock.
  */
-static __always_inline int all_queued(u64 peer, u32 write_seq)
+static __always_inline int all_queued(struct config *cfg, u64 peer, u32 write_seq)
 {
 	u32 copied_seq = 0, rcv_nxt = 0, slock = 1, backlog = 1, received = 1, aside = 1;
 	u64 psock = 0;
@@ -30,6 +30,8 @@ static __always_inline int all_queued(u64 peer, u32 write_seq)
 	read_field(&copied_seq, peer, OFF_COPIED_SEQ);
 	if (copied_seq == write_seq)
 		return 1;
+	if (!(cfg->flags & CONFIG_ONE_QUEUE))
+		return 0;
 	read_field(&rcv_nxt, peer, OFF_RCV_NXT);
 	if (rcv_nxt != write_seq)
 		return 0;
@@ -159,7 +161,7 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 		return REASON_NO_PEER;
 	/* What was queued once stays so: it is asked again only after more went by TCP. */
 	if (conn->queued_seq != write_seq) {
-		if (!all_queued(conn->peer_sk, write_seq))
+		if (!all_queued(cfg, conn->peer_sk, write_seq))
 			return REASON_UNREAD_TCP;
 		conn->queued_seq = write_seq;
 	}
@@ -197,7 +199,7 @@ int sk_msg(struct sk_msg_md *msg)
 	struct bpf_sock *sk = msg->sk;
 	struct pair_key peer_key;
 	struct conn *conn;
-	u32 reason, write_seq;
+	u32 reason, slot, write_seq;
 	void *tcp;
 	int redirected;
 
@@ -211,8 +213,6 @@ int sk_msg(struct sk_msg_md *msg)
 	if (!tcp)
 		return SK_PASS;
 	write_seq = *(u32 *)(tcp + OFF_WRITE_SEQ);
-	conn->tcp_bytes += (u32)(write_seq - conn->tcp_seq);
-	conn->tcp_seq = write_seq;
 	reason = verdict(msg, conn, tcp, write_seq);
 	if (reason == REASON_NONE) {
 		peer_key.local_seq = conn->key.remote_seq;
@@ -229,6 +229,8 @@ int sk_msg(struct sk_msg_md *msg)
 	}
 	conn->tcp_messages++;
 	conn->last_reason = reason;
-	conn->reasons[reason & (REASON_MAX - 1)]++;
+	slot = reason - REASON_BACK_PRESSURE;
+	if (slot < MESSAGE_REASONS)
+		conn->reasons[slot]++;
 	return SK_PASS;
 }

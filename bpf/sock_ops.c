@@ -2,6 +2,7 @@
 /*
  * sock_ops: enrols the two ends of a local connection.
  *
+ *   listen(), connect()   remember which program it is, where the policy asks
  *   SYN at the listener   announces the two initial sequence numbers
  *   ACTIVE_ESTABLISHED    the client enters if somebody here announced its numbers
  *   PASSIVE_ESTABLISHED   the server enters if that client did, and both know each other
@@ -133,12 +134,48 @@ static __always_inline u64 socket_address(struct bpf_sock_ops *ctx)
 	return sk;
 }
 
+/* The process of a listener or client is the current one only here. */
+static __always_inline int on_listen(struct bpf_sock_ops *ctx)
+{
+	u64 cookie = bpf_get_socket_cookie(ctx);
+	struct program_key program = {};
+
+	current_program(&program, SIDE_SERVER);
+	listeners.update(&cookie, &program);
+	return 1;
+}
+
+static __always_inline int on_connect(struct bpf_sock_ops *ctx, struct config *cfg)
+{
+	u64 netns = bpf_get_netns_cookie(ctx);
+	struct bpf_sock *sk = ctx->sk;
+	struct conn *conn;
+
+	if (!netns_in_scope(cfg, netns) || policy_is_all(cfg, netns) || !sk)
+		return 1;
+	conn = conns.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (conn)
+		current_program(&conn->program, SIDE_CLIENT);
+	return 1;
+}
+
+/* Fills in the program that listens there; one that nobody saw has no name. */
+static __always_inline void program_of_listener(u64 cookie, struct program_key *program)
+{
+	struct program_key *found = listeners.lookup(&cookie);
+
+	if (found)
+		*program = *found;
+	program->side = SIDE_SERVER;
+}
+
 /*
  * A SYN was accepted: this callback asks for the initial receive window of the
  * request, whose answer, with both numbers set, goes out next.
  */
 static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 {
+	struct program_key program = {};
 	struct handshake handshake = {};
 	struct handshake_key key;
 	u64 request, listener = 0, netns;
@@ -150,11 +187,10 @@ static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 		return 1;
 	request = socket_address(ctx);
 	read_field(&listener, request, OFF_REQUEST_LISTENER);
+	read_field(&handshake.listener_cookie, listener, OFF_COOKIE);
+	program_of_listener(handshake.listener_cookie, &program);
 	/* Children of an MPTCP listener, plain ones too, crash some kernels in a sockmap. */
-	if (is_mptcp(listener)) {
-		count(COUNTER_REASON + REASON_MPTCP, 1);
-		handshake.state = HANDSHAKE_REFUSED;
-	}
+	handshake.reason = is_mptcp(listener) ? REASON_MPTCP : judge(cfg, netns, &program);
 	read_field(&key.client_seq, request, OFF_REQUEST_RCV_ISN);
 	read_field(&key.server_seq, request, OFF_REQUEST_SNT_ISN);
 	key.client_seq++;
@@ -165,32 +201,46 @@ static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 	return 1;
 }
 
-/* Enters the socket into the map; its record first, so that no message finds none. */
-static __always_inline int enrol(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
-				 struct pair_key *key, u64 netns, u32 side, struct conn **out)
+/* The record of an end in scope; one that is a member of the map has it before, see enrol(). */
+static __always_inline struct conn *record(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
+					   struct pair_key *key, u64 netns, u32 side)
 {
-	struct conn *conn;
-	int error;
+	struct conn *conn = conns.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
-	conn = conns.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
-		return -12; /* ENOMEM */
+		return 0;
 	conn->key = *key;
 	conn->sk = socket_address(ctx);
 	/* Made here if the socket has none yet: sk_msg and the iterator can only read it. */
 	conn->cookie = bpf_get_socket_cookie(ctx);
 	conn->netns = netns;
 	conn->side = side;
-	conn->tcp_seq = key->local_seq;
 	conn->queued_seq = key->local_seq;
-	error = sock_ops_map.sock_hash_update(ctx, key, BPF_NOEXIST);
-	if (error) {
-		conns.sk_storage_delete(sk);
-		return error;
-	}
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	*out = conn;
-	return 0;
+	return conn;
+}
+
+/* Enters the socket into the map. What fails leaves no record. */
+static __always_inline int enrol(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
+				 struct pair_key *key)
+{
+	int error = sock_ops_map.sock_hash_update(ctx, key, BPF_NOEXIST);
+
+	if (error)
+		conns.sk_storage_delete(sk);
+	return error;
+}
+
+/* Neither end is enrolled, because of what the program at one of them is. */
+static __always_inline int is_policy(u32 reason)
+{
+	return reason >= REASON_POLICY_SPLICE && reason <= REASON_POLICY_UNKNOWN;
+}
+
+static __always_inline int forget(struct bpf_sock *sk, u32 reason)
+{
+	conns.sk_storage_delete(sk);
+	return unpaired(reason);
 }
 
 static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cfg)
@@ -214,36 +264,35 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 	 * happened has a SYN-ACK.
 	 */
 	if (!ctx->skb_len)
-		return unpaired(REASON_NO_PEER);
+		return forget(sk, REASON_NO_PEER);
 	loopback = loopback_and_remote(ctx, remote);
 	handshake = handshakes.lookup(&hkey);
-	if (!handshake && syn_cookies_expected() && is_local(remote)) {
+	/* Who answers with cookies is not known, so the policy must not ask. */
+	if (!handshake && policy_is_all(cfg, netns) && syn_cookies_expected() &&
+	    is_local(remote)) {
 		struct handshake unannounced = {};
 
 		handshakes.insert(&hkey, &unannounced);
 		handshake = handshakes.lookup(&hkey);
 	}
 	if (!handshake)
-		return unpaired(absent_reason(remote));
-	if (handshake->state == HANDSHAKE_REFUSED) {
-		count(COUNTER_UNPAIRED, 1); /* the reason is counted */
-		return 1;
-	}
+		return forget(sk, absent_reason(remote));
 	/* Taken already, or loopback of another namespace: equal numbers by chance. */
 	if (handshake->state != HANDSHAKE_ANNOUNCED ||
 	    (loopback && handshake->server_netns && handshake->server_netns != netns))
-		return unpaired(REASON_NO_PEER);
-	if (is_mptcp(socket_address(ctx))) {
-		handshake->state = HANDSHAKE_REFUSED;
-		return unpaired(REASON_MPTCP);
-	}
+		return forget(sk, REASON_NO_PEER);
+	if (is_mptcp(socket_address(ctx)))
+		handshake->reason = REASON_MPTCP;
 	if (loopback)
 		key.netns = netns;
-	error = enrol(ctx, sk, &key, netns, SIDE_CLIENT, &conn);
-	if (error) {
-		handshake->state = HANDSHAKE_REFUSED;
-		return unpaired(update_error_reason(error));
+	conn = record(ctx, sk, &key, netns, SIDE_CLIENT);
+	if (!conn) {
+		handshake->reason = REASON_KERNEL;
+		return unpaired(REASON_KERNEL);
 	}
+	if (!handshake->reason)
+		handshake->reason = judge(cfg, netns, &conn->program);
+	conn->watch = watch_for(cfg, netns, &conn->program);
 	conn->scope_epoch = cfg->scope_epoch;
 	handshake->client_sk = conn->sk;
 	handshake->client_cookie = conn->cookie;
@@ -251,6 +300,16 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 	handshake->local_port = ctx->local_port;
 	handshake->remote_port = bpf_ntohl(ctx->remote_port);
 	handshake->state = HANDSHAKE_CLIENT_IN;
+	conn->refused = conn->last_reason = handshake->reason;
+	if (is_policy(handshake->reason))
+		return unpaired(handshake->reason);
+	if (handshake->reason)
+		return forget(sk, handshake->reason);
+	error = enrol(ctx, sk, &key);
+	if (error) {
+		handshake->reason = update_error_reason(error);
+		return unpaired(handshake->reason);
+	}
 	return 1;
 }
 
@@ -283,10 +342,10 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	}
 	handshake = *found;
 	handshakes.delete(&hkey);
-	if (handshake.state == HANDSHAKE_REFUSED)
-		return 1; /* counted there */
 	if (handshake.state == HANDSHAKE_ANNOUNCED)
 		return unpaired(absent_reason(remote));
+	if (handshake.reason && !is_policy(handshake.reason))
+		return 1; /* counted at the client */
 	/*
 	 * The numbers agree. Whatever NAT does, it leaves one of the two ports alone;
 	 * and loopback does not leave its namespace.
@@ -298,16 +357,24 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 		return unpaired(REASON_NO_PEER);
 	if (loopback)
 		key.netns = netns;
-	error = enrol(ctx, sk, &key, netns, SIDE_SERVER, &conn);
-	if (error)
-		return unpaired(update_error_reason(error));
+	conn = record(ctx, sk, &key, netns, SIDE_SERVER);
+	if (!conn)
+		return unpaired(REASON_KERNEL);
+	program_of_listener(handshake.listener_cookie, &conn->program);
+	conn->watch = watch_for(cfg, netns, &conn->program);
 	conn->scope_epoch = cfg->scope_epoch;
+	conn->refused = conn->last_reason = handshake.reason;
+	if (handshake.reason)
+		return 1;
 	conn->peer_sk = handshake.client_sk;
 	conn->peer_netns = handshake.client_netns;
 	conn->peer_cookie = handshake.client_cookie;
 	peer.sk = conn->sk;
 	peer.cookie = conn->cookie;
 	peer.netns = netns;
+	error = enrol(ctx, sk, &key);
+	if (error)
+		return unpaired(update_error_reason(error));
 	client_key.local_seq = key.remote_seq;
 	client_key.remote_seq = key.local_seq;
 	client_key.netns = key.netns;
@@ -329,16 +396,18 @@ static __always_inline int on_state(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct pair_key client_key;
 	struct conn *conn;
+	u64 bytes_acked = 0, tcp_bytes;
 	u32 write_seq = 0;
-	u64 tcp_bytes;
 
 	if (!sk || ctx->args[1] != BPF_TCP_CLOSE)
 		return 1;
 	conn = conns.sk_storage_get(sk, 0, 0);
 	if (!conn)
 		return 1;
+	/* write_seq is exact, modulo 2^32; bytes_acked tells how often it has wrapped. */
 	read_field(&write_seq, conn->sk, OFF_WRITE_SEQ);
-	tcp_bytes = conn->tcp_bytes + (u32)(write_seq - conn->tcp_seq);
+	read_field(&bytes_acked, conn->sk, OFF_BYTES_ACKED);
+	tcp_bytes = bytes_acked + (s32)(write_seq - conn->key.local_seq - (u32)bytes_acked);
 	if (tcp_bytes && fin_counted(ctx->args[0]))
 		tcp_bytes--;
 	count(COUNTER_REDIRECTED_BYTES, conn->redirected_bytes);
@@ -346,9 +415,11 @@ static __always_inline int on_state(struct bpf_sock_ops *ctx)
 	count(COUNTER_TCP_BYTES, tcp_bytes);
 	count(COUNTER_TCP_MESSAGES, conn->tcp_messages);
 #pragma unroll
-	for (int i = REASON_BACK_PRESSURE; i < REASON_MAX; i++)
+	for (int i = 0; i < MESSAGE_REASONS; i++)
 		if (conn->reasons[i])
-			count(COUNTER_REASON + i, conn->reasons[i]);
+			count(COUNTER_REASON + REASON_BACK_PRESSURE + i, conn->reasons[i]);
+	if (conn->watch == WATCH_TO_LEARN && conn->reads)
+		credit(conn);
 	/* A client that never asked leaves it; one that was gone before the server came, too. */
 	client_key = conn->key;
 	if (conn->side == SIDE_SERVER) {
@@ -366,6 +437,8 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	struct config *cfg;
 
 	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 	case BPF_SOCK_OPS_RWND_INIT:
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
@@ -379,6 +452,11 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	if (!cfg || !(cfg->flags & CONFIG_ENABLED))
 		return 1;
 	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		/* In scope or not: its namespace may be, later. */
+		return cfg->flags & CONFIG_POLICY_ALL ? 1 : on_listen(ctx);
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		return on_connect(ctx, cfg);
 	case BPF_SOCK_OPS_RWND_INIT:
 		/* A client's own SYN asks too, as a full socket. */
 		return ctx->is_fullsock ? 1 : on_syn(ctx, cfg);

@@ -14,8 +14,8 @@ from sockaccel.datapath.options import (
     MAX_CONNECTIONS_LIMIT,
     Options,
 )
-from sockaccel.errors import DockerError
-from sockaccel.inspect.existing import count_existing_local
+from sockaccel.errors import DockerError, InputError
+from sockaccel.inspect.existing import count_existing_local, existing_listeners
 from sockaccel.render.json import print_json
 from sockaccel.render.units import who_text
 from sockaccel.scope.cgroup import check_cgroup, default_cgroup
@@ -47,7 +47,19 @@ _BLIND = (
     type=click.Choice(["safe", "all"]),
     default="safe",
     show_default=True,
-    help="Accepted; both do the same for now.",
+    help="safe: only programs known to read in a way that survives it; all: whatever is in scope.",
+)
+@click.option(
+    "--accelerate",
+    metavar="PROGRAM",
+    multiple=True,
+    help="Name of an executable that --policy safe is to take as known; may be given again.",
+)
+@click.option(
+    "--keep-on-tcp",
+    metavar="PROGRAM",
+    multiple=True,
+    help="Name of an executable whose sockets stay on TCP; may be given again.",
 )
 @click.option(
     "--netns",
@@ -74,6 +86,8 @@ def command(
     cgroup: str | None,
     scope: str,
     policy: str,
+    accelerate: tuple[str, ...],
+    keep_on_tcp: tuple[str, ...],
     netns: tuple[str, ...],
     ports: str | None,
     max_connections: int,
@@ -100,7 +114,10 @@ def command(
         ports=str(port_set) if port_set else None,
         max_connections=max_connections,
         docker_host=docker_host,
+        accelerate=_program_names(accelerate),
+        keep_on_tcp=_program_names(keep_on_tcp),
     )
+    _check_overrides(options)
     lifecycle.check_capabilities()
     pins.check(settings.pin_dir)
     named = [Namespace(netns_cookie(path), path) for path in options.netns]
@@ -110,8 +127,33 @@ def command(
     if dry_run:
         _report_plan(settings, options, resolved, already)
         return
-    enabled = lifecycle.enable(settings.pin_dir, options, resolved)
+    enabled = lifecycle.enable(
+        settings.pin_dir, options, resolved, lambda: existing_listeners(namespaces)
+    )
     _report(settings, options, enabled, count_existing_local(namespaces, port_set))
+
+
+def _program_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not name or "/" in name or "\0" in name:
+            raise InputError(
+                f"cannot use program '{name}': it is not the name of an executable",
+                "the name without its directory, such as `ls -l /proc/PID/exe` shows",
+            )
+    return tuple(sorted(set(names)))
+
+
+def _check_overrides(options: Options) -> None:
+    if both := sorted(set(options.accelerate) & set(options.keep_on_tcp)):
+        raise InputError(
+            f"cannot accelerate program '{both[0]}': it is given with --keep-on-tcp, too",
+            "give it once",
+        )
+    if options.policy == "all" and (options.accelerate or options.keep_on_tcp):
+        raise InputError(
+            "cannot tell programs apart: --policy all does not ask which they are",
+            "--policy safe",
+        )
 
 
 def _resolve(options: Options, named: list[Namespace]) -> list[Namespace]:

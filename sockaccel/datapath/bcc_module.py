@@ -78,6 +78,10 @@ class Module:
             lines = self._output.lines()
             raise explained(LoadError, f"load the program '{name}'", lines) from error
 
+    def instructions(self, name: str) -> bytes:
+        """Return the instructions of a program that BCC cannot load; its maps are in place."""
+        return bytes(self._module.dump_func(name))
+
 
 def import_bcc() -> Any:
     """Return the module bcc.

@@ -7,12 +7,19 @@ Read with libbpf, which BCC's library brings along. Linux puts BTF at
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
+from contextlib import suppress
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sockaccel.datapath.libbpf import shared_library
 from sockaccel.errors import HostError
 
-_KIND_STRUCT, _KIND_UNION = 4, 5
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_KIND_STRUCT, _KIND_UNION, _KIND_ENUM, _KIND_TYPEDEF = 4, 5, 6, 8
 _KIND_MODIFIERS = {8, 9, 10, 11, 18}  # typedef, volatile, const, restrict, type tag
 _BITFIELD_OFFSET_MASK = 0xFFFFFF
 
@@ -43,6 +50,10 @@ class _Member(ctypes.Structure):
         ("type", ctypes.c_uint32),
         ("offset", ctypes.c_uint32),
     )
+
+
+class _Enumerator(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
 
 
 class KernelTypes:
@@ -92,6 +103,41 @@ class KernelTypes:
             bits, type_id = found
             total += bits
         return total
+
+    def first_offset(self, fields: Iterable[tuple[str, str]]) -> int:
+        """Return the offset in bytes of the first of these fields that there is.
+
+        Raises:
+            KeyError: there is none.
+
+        """
+        for struct, path in fields:
+            with suppress(KeyError):
+                return self.offset(struct, path)
+        raise KeyError(f"{struct}.{path}")
+
+    def enumerator(self, enum: str, name: str) -> int:
+        """Return the value of an enumerator, which is not negative.
+
+        Raises:
+            KeyError: this kernel has no such enumeration or enumerator.
+
+        """
+        type_id = self._lib.btf__find_by_name_kind(self._btf, enum.encode(), _KIND_ENUM)
+        if type_id < 0:
+            raise KeyError(enum)
+        kernel_type, address = self._type(type_id)
+        items = (_Enumerator * kernel_type.length).from_address(address + ctypes.sizeof(_Type))
+        for item in items:
+            if self._lib.btf__name_by_offset(self._btf, item.name_off) == name.encode():
+                return int(item.value)
+        raise KeyError(f"{enum}.{name}")
+
+    def tracepoint(self, name: str) -> int | None:
+        """Return the id that a program for a raw tracepoint names it by, None without it."""
+        typedef = f"btf_trace_{name}".encode()
+        type_id = self._lib.btf__find_by_name_kind(self._btf, typedef, _KIND_TYPEDEF)
+        return int(type_id) if type_id > 0 else None
 
     def _type(self, type_id: int) -> tuple[_Type, int]:
         address = self._lib.btf__type_by_id(self._btf, type_id)
@@ -144,6 +190,32 @@ _REQUIRED = {
     "OFF_REQUEST_SNT_ISN": ("tcp_request_sock", "snt_isn"),
     "OFF_REQUEST_LISTENER": ("sock_common", "skc_listener"),
     "OFF_SOCK_OPS_KERN_SK": ("bpf_sock_ops_kern", "sk"),
+    "OFF_BYTES_ACKED": ("tcp_sock", "bytes_acked"),
+    "OFF_RCVLOWAT": ("sock", "sk_rcvlowat"),
+    "OFF_SK_FLAGS": ("sock_common", "skc_flags"),
+    "OFF_SOCKET_FILE": ("socket", "file"),
+    "OFF_FILE_FLAGS": ("file", "f_flags"),
+    "OFF_FILE_INODE": ("file", "f_inode"),
+    "OFF_FILE_DENTRY": ("file", "f_path.dentry"),
+    "OFF_DENTRY_NAME": ("dentry", "d_name.name"),
+    "OFF_INODE_SIZE": ("inode", "i_size"),
+    "OFF_TASK_MM": ("task_struct", "mm"),
+    "OFF_MM_EXE_FILE": ("mm_struct", "exe_file"),
+    "OFF_MM_ARG_START": ("mm_struct", "arg_start"),
+    "OFF_MM_ARG_END": ("mm_struct", "arg_end"),
+}
+# Fields that were renamed: the newest name first.
+_RENAMED = {
+    "OFF_INODE_MTIME_SEC": (
+        ("inode", "i_mtime_sec"),  # 6.11
+        ("inode", "__i_mtime.tv_sec"),  # 6.7
+        ("inode", "i_mtime.tv_sec"),
+    ),
+    "OFF_INODE_MTIME_NSEC": (
+        ("inode", "i_mtime_nsec"),
+        ("inode", "__i_mtime.tv_nsec"),
+        ("inode", "i_mtime.tv_nsec"),
+    ),
 }
 _OPTIONAL = {
     "OFF_IS_MPTCP": ("tcp_sock", "is_mptcp"),  # CONFIG_MPTCP
@@ -162,6 +234,8 @@ def field_offsets() -> dict[str, int]:
     types = KernelTypes()
     try:
         offsets = {name: types.offset(*field) for name, field in _REQUIRED.items()}
+        offsets |= {name: types.first_offset(fields) for name, fields in _RENAMED.items()}
+        offsets["SOCK_ZEROCOPY_BIT"] = types.enumerator("sock_flags", "SOCK_ZEROCOPY")
         offsets["OFF_SOCKET_INODE"] = types.offset("socket_alloc", "vfs_inode.i_ino")
         # SOCK_RCVBUF_LOCK is bit 1 of what is a bit field in some kernels, a byte in others.
         offsets["RCVBUF_LOCK"] = 2 << types.bit_offset("sock", "sk_userlocks") % 8
@@ -175,3 +249,50 @@ def field_offsets() -> dict[str, int]:
         except KeyError:
             continue
     return offsets
+
+
+# Where a system call's number and arguments are kept, and the numbers of those that read
+# (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h). A read by any
+# other call, a 32-bit program's included, counts as unusual.
+_SYSTEM_CALLS = {
+    "x86_64": (
+        {"OFF_REGS_CALL": "orig_ax", "OFF_REGS_ARG3": "dx", "OFF_REGS_ARG4": "r10"},
+        {
+            "NR_READ": 0,
+            "NR_READV": 19,
+            "NR_RECVFROM": 45,
+            "NR_RECVMSG": 47,
+            "NR_SPLICE": 275,
+            "NR_RECVMMSG": 299,
+            "NR_IO_URING_ENTER": 426,
+        },
+    ),
+    "aarch64": (
+        {"OFF_REGS_CALL": "syscallno", "OFF_REGS_ARG3": "regs", "OFF_REGS_ARG4": "regs"},
+        {
+            "NR_READ": 63,
+            "NR_READV": 65,
+            "NR_SPLICE": 76,
+            "NR_RECVFROM": 207,
+            "NR_RECVMSG": 212,
+            "NR_RECVMMSG": 243,
+            "NR_IO_URING_ENTER": 426,
+        },
+    ),
+}
+_REGISTER_IN_ARRAY = {"aarch64": {"OFF_REGS_ARG3": 2 * 8, "OFF_REGS_ARG4": 3 * 8}}
+
+
+def system_calls(machine: str = platform.machine()) -> dict[str, int] | None:
+    """Return what bpf/reader.c needs to know of this CPU's system calls, None if nobody knows."""
+    if machine not in _SYSTEM_CALLS:
+        return None
+    registers, numbers = _SYSTEM_CALLS[machine]
+    types = KernelTypes()
+    try:
+        offsets = {name: types.offset("pt_regs", field) for name, field in registers.items()}
+    except KeyError:
+        return None
+    for name, within in _REGISTER_IN_ARRAY.get(machine, {}).items():
+        offsets[name] += within
+    return offsets | numbers | {"O_NONBLOCK_FLAG": os.O_NONBLOCK}

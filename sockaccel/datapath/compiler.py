@@ -34,6 +34,9 @@ MAPS = (
     "handshakes",
     "peers",
     "syn_cookies",
+    "listeners",
+    "known_programs",
+    "programs",
     "scope",
     "ports",
     "local_networks",
@@ -46,6 +49,9 @@ PROGRAMS = {
     "sk_msg": ProgType.SK_MSG,
     "sk_skb": ProgType.SK_SKB,
 }
+READER = "reader"
+"""On the tracepoint below. Missing where nobody knows the system calls of the CPU."""
+READER_TRACEPOINT = "tcp_rcv_space_adjust"
 ITERATOR = "bpf_iter__bpf_sk_storage_map"
 ITERATOR_PIN = "connections"
 
@@ -112,12 +118,18 @@ def compile_and_pin(request: Request, lock: int | None = None) -> None:
 
 def _build(request: Request, output: CapturedOutput) -> None:
     directory = Path(request.directory)
-    defines = btf.field_offsets() | request.defines
+    system_calls = btf.system_calls()
+    defines = btf.field_offsets() | (system_calls or {}) | request.defines
     module = Module(source.assemble(), defines, output)
     for name in MAPS:
         libbpf.pin(module.map_fd(name), directory / name)
     for name, kind in PROGRAMS.items():
         libbpf.pin(module.load(name, kind), directory / name)
+    tracepoint = btf.KernelTypes().tracepoint(READER_TRACEPOINT)
+    if system_calls and tracepoint:
+        instructions = module.instructions(READER)
+        with libbpf.fd(libbpf.load_tracepoint(READER, instructions, tracepoint)) as reader:
+            libbpf.pin(reader, directory / READER)
     iterator = module.load(ITERATOR, ProgType.TRACING)
     with libbpf.fd(libbpf.link_iterator(iterator, module.map_fd("conns"))) as link:
         libbpf.pin(link, directory / ITERATOR_PIN)

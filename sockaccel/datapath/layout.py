@@ -18,12 +18,18 @@ class Reason(IntEnum):
     MAP_FULL = 6
     FOREIGN_OWNER = 7
     KERNEL = 8
-    BACK_PRESSURE = 9
-    UNREAD_TCP = 10
-    SMALL_WRITES = 11
-    DISABLED = 12
-    ULP = 13
-    SHARED_WRITERS = 14
+    POLICY_SPLICE = 9
+    POLICY_FIONREAD = 10
+    POLICY_BLOCKING = 11
+    POLICY_UNUSUAL = 12
+    POLICY_USER = 13
+    POLICY_UNKNOWN = 14
+    BACK_PRESSURE = 15
+    UNREAD_TCP = 16
+    SMALL_WRITES = 17
+    DISABLED = 18
+    ULP = 19
+    SHARED_WRITERS = 20
 
     @property
     def label(self) -> str:
@@ -31,7 +37,19 @@ class Reason(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
-REASON_SLOTS = 16
+    @property
+    def is_policy(self) -> bool:
+        """Whether it is about the program at one of the ends."""
+        return Reason.POLICY_SPLICE <= self <= Reason.POLICY_UNKNOWN
+
+    @property
+    def per_message(self) -> bool:
+        """Whether it is counted for messages; the others are for connections."""
+        return self >= Reason.BACK_PRESSURE
+
+
+REASON_SLOTS = 24
+MESSAGE_REASONS = 8
 
 
 class Counter(IntEnum):
@@ -48,6 +66,8 @@ class Counter(IntEnum):
 
 
 COUNTER_SLOTS = Counter.REASON + REASON_SLOTS
+PROGRAM_NAME_SIZE = 16
+ARGUMENTS_SIZE = 256
 
 
 class Side(IntEnum):
@@ -63,6 +83,28 @@ class ConfigFlags(IntFlag):
     ENABLED = 1
     SCOPE_ALL = 2
     PORTS = 4
+    POLICY_ALL = 8
+    ONE_QUEUE = 16
+    FIONREAD = 32
+
+
+class ScopeFlags(IntFlag):
+    """The values of the map `scope`."""
+
+    MEMBER = 1
+    POLICY_ALL = 2
+
+
+class Trait(IntFlag):
+    """What a program is known to do with its sockets."""
+
+    RECV = 1
+    SPLICE = 2
+    BLOCKING = 4
+    UNUSUAL = 8
+    FIONREAD = 16
+    FORCED = 32
+    REFUSED = 64
 
 
 class PairKey(ctypes.Structure):
@@ -91,8 +133,43 @@ class Network(ctypes.Structure):
     _fields_ = (("prefix_len", ctypes.c_uint32), ("address", ctypes.c_uint8 * 16))
 
 
+class ProgramKey(ctypes.Structure):
+    """Key of the map `programs`: which program, as client or as server."""
+
+    _fields_ = (
+        ("name", ctypes.c_char * PROGRAM_NAME_SIZE),
+        ("size", ctypes.c_uint64),
+        ("mtime", ctypes.c_uint64),
+        ("arguments", ctypes.c_uint64),
+        ("side", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class Program(ctypes.Structure):
+    """What was learned of a program."""
+
+    _fields_ = (
+        ("earned", ctypes.c_uint8),
+        ("splice", ctypes.c_uint8),
+        ("blocking", ctypes.c_uint8),
+        ("unusual", ctypes.c_uint8),
+        ("connections", ctypes.c_uint32),
+    )
+
+    @property
+    def traits(self) -> Trait:
+        """The same as bits."""
+        return Trait(
+            (self.earned and Trait.RECV)
+            | (self.splice and Trait.SPLICE)
+            | (self.blocking and Trait.BLOCKING)
+            | (self.unusual and Trait.UNUSUAL)
+        )
+
+
 class Conn(ctypes.Structure):
-    """What the kernel keeps for an enrolled socket."""
+    """What the kernel keeps for an end in scope: enrolled, or kept on TCP by the policy."""
 
     _fields_ = (
         ("key", PairKey),
@@ -104,17 +181,19 @@ class Conn(ctypes.Structure):
         ("netns", ctypes.c_uint64),
         ("redirected_bytes", ctypes.c_uint64),
         ("redirected_messages", ctypes.c_uint64),
-        ("tcp_bytes", ctypes.c_uint64),
         ("tcp_messages", ctypes.c_uint64),
-        ("tcp_seq", ctypes.c_uint32),
         ("scope_epoch", ctypes.c_uint32),
         ("side", ctypes.c_uint32),
         ("last_reason", ctypes.c_uint32),
-        ("reasons", ctypes.c_uint32 * REASON_SLOTS),
+        ("refused", ctypes.c_uint32),
+        ("reasons", ctypes.c_uint32 * MESSAGE_REASONS),
         ("writer", ctypes.c_uint64),
         ("queued_seq", ctypes.c_uint32),
         ("sharing", ctypes.c_uint16),
         ("quiet", ctypes.c_uint16),
+        ("program", ProgramKey),
+        ("watch", ctypes.c_uint32),
+        ("reads", ctypes.c_uint32),
     )
 
 
@@ -124,6 +203,7 @@ class ConnRecord(ctypes.Structure):
     _fields_ = (
         ("conn", Conn),
         ("inode", ctypes.c_uint64),
+        ("bytes_acked", ctypes.c_uint64),
         ("write_seq", ctypes.c_uint32),
         ("family", ctypes.c_uint16),
         ("local_port", ctypes.c_uint16),
@@ -145,7 +225,9 @@ for _structure, _size in (
     (PairKey, 16),
     (Config, 16),
     (Network, 20),
-    (Conn, 192),
-    (ConnRecord, 256),
+    (ProgramKey, 48),
+    (Program, 8),
+    (Conn, 208),
+    (ConnRecord, 280),
 ):
     assert ctypes.sizeof(_structure) == _size, _structure

@@ -30,6 +30,7 @@ class AttachType(IntEnum):
     CGROUP_SOCK_OPS = 3
     SK_SKB_STREAM_VERDICT = 5
     SK_MSG_VERDICT = 7
+    TRACE_RAW_TP = 23
     TRACE_ITER = 28
 
 
@@ -96,6 +97,19 @@ class _LinkCreateOpts(ctypes.Structure):
         ("iter_info", ctypes.c_void_p),
         ("iter_info_len", ctypes.c_uint32),
         ("target_btf_id", ctypes.c_uint32),
+    )
+
+
+class _ProgLoadOpts(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_int),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("kern_version", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
     )
 
 
@@ -206,6 +220,30 @@ def link_iterator(prog_fd: int, map_fd: int) -> int:
             prog_fd, 0, int(AttachType.TRACE_ITER), ctypes.byref(options)
         )
     )
+
+
+def load_tracepoint(name: str, instructions: bytes, tracepoint_type: int) -> int:
+    """Load a program for a raw tracepoint (its id: see KernelTypes.tracepoint); return it."""
+    options = _ProgLoadOpts(
+        sz=ctypes.sizeof(_ProgLoadOpts),
+        expected_attach_type=int(AttachType.TRACE_RAW_TP),
+        attach_btf_id=tracepoint_type,
+    )
+    return _check(
+        shared_library().bpf_prog_load(
+            int(ProgType.TRACING),
+            name.encode(),
+            b"GPL",
+            instructions,
+            ctypes.c_size_t(len(instructions) // 8),
+            ctypes.byref(options),
+        )
+    )
+
+
+def link_tracepoint(prog_fd: int) -> int:
+    """Attach a program to the raw tracepoint that it was loaded for; return the link."""
+    return _check(shared_library().bpf_raw_tracepoint_open(None, prog_fd))
 
 
 def detach_link(link_fd: int) -> None:

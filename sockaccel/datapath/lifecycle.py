@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sockaccel.datapath import compiler, libbpf, pins, state
-from sockaccel.datapath.layout import Config, ConfigFlags, Network
+from sockaccel.datapath import compiler, libbpf, pins, programs, state
+from sockaccel.datapath.compiler import READER
+from sockaccel.datapath.layout import Config, ConfigFlags, Network, ScopeFlags
 from sockaccel.datapath.libbpf import AttachType
 from sockaccel.datapath.state import KEY_ZERO, Datapath
 from sockaccel.errors import (
@@ -21,9 +23,10 @@ from sockaccel.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from ipaddress import IPv4Network, IPv6Network
 
+    from sockaccel.datapath.layout import ProgramKey
     from sockaccel.datapath.options import Options
     from sockaccel.scope.netns import Namespace
     from sockaccel.scope.ports import PortSet
@@ -38,7 +41,7 @@ QUEUE_BYTES = 1 << 20
 _POLL_S = 0.05
 # Long enough for the kernel to free what no socket holds.
 _FREE_S = 0.5
-_IS_MEMBER = (1).to_bytes(4, "little")
+_IS_LOCAL = (1).to_bytes(4, "little")
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 
@@ -103,11 +106,16 @@ def is_enabled(pin_dir: Path, options: Options) -> bool:
         return True
 
 
-def enable(pin_dir: Path, options: Options, scope: Scope) -> Enabled:
+Listeners = Callable[[], "Mapping[int, ProgramKey]"]
+"""Finds which program each open listener is, by the socket's cookie."""
+
+
+def enable(pin_dir: Path, options: Options, scope: Scope, listeners: Listeners) -> Enabled:
     """Compile, load, pin and attach. Nothing is left behind when it fails.
 
     When it is enabled with these options already, only the scope is brought up to
-    date: containers and namespaces come and go.
+    date: containers and namespaces come and go. `listeners` is asked afterwards: those
+    that open later are seen by sock_ops.
 
     Raises:
         SockaccelError: any of errors.py.
@@ -115,7 +123,9 @@ def enable(pin_dir: Path, options: Options, scope: Scope) -> Enabled:
     """
     with pins.locked(pin_dir) as lock:
         if is_enabled(pin_dir, options):
-            return _update_scope(pin_dir, scope)
+            enabled = _update_scope(pin_dir, scope)
+            _introduce(pin_dir, options, listeners)
+            return enabled
         staging = pins.staging(pin_dir)
         pins.refuse_foreign(staging)
         try:
@@ -126,7 +136,8 @@ def enable(pin_dir: Path, options: Options, scope: Scope) -> Enabled:
             _load(staging, options, lock)
             _fill(staging, options, scope, state.instance(pin_dir))
             staging.rename(pin_dir)
-            _attach(pin_dir, options.cgroup)
+            _attach(pin_dir, options)
+            _introduce(pin_dir, options, listeners)
         except OSError as error:
             _remove_all(staging, pin_dir)
             raise DatapathError(
@@ -143,17 +154,25 @@ def _update_scope(pin_dir: Path, scope: Scope) -> Enabled:
     with Datapath(pin_dir) as datapath:
         wanted = {namespace.cookie for namespace in scope.namespaces}
         present = set(datapath.namespaces())
-        for cookie in wanted - present:
-            libbpf.update(datapath.fd("scope"), _cookie_key(cookie), _IS_MEMBER)
+        for namespace in scope.namespaces:
+            _add_namespace(datapath, namespace)
         for cookie in present - wanted:
             libbpf.delete(datapath.fd("scope"), _cookie_key(cookie))
         for key in network_keys(scope.local_networks):
-            libbpf.update(datapath.fd("local_networks"), key, _IS_MEMBER)
+            libbpf.update(datapath.fd("local_networks"), key, _IS_LOCAL)
         if wanted != present:
             config = datapath.config
             config.scope_epoch += 1
             datapath.config = config
     return Enabled(True, len(wanted), len(wanted - present), len(present - wanted))
+
+
+def _add_namespace(datapath: Datapath, namespace: Namespace) -> None:
+    flags = ScopeFlags.MEMBER
+    if namespace.policy_all:
+        flags |= ScopeFlags.POLICY_ALL
+    key = _cookie_key(namespace.cookie)
+    libbpf.update(datapath.fd("scope"), key, int(flags).to_bytes(4, "little"))
 
 
 def _cookie_key(cookie: int) -> bytes:
@@ -220,13 +239,18 @@ def _load(directory: Path, options: Options, lock: int) -> None:
 
 
 def _fill(directory: Path, options: Options, scope: Scope, instance: int) -> None:
-    flags = ConfigFlags.ENABLED
+    flags = ConfigFlags.ENABLED | ConfigFlags.ONE_QUEUE | ConfigFlags.FIONREAD
     with Datapath(directory) as datapath:
         libbpf.update(datapath.fd("options"), KEY_ZERO, options.to_bytes())
         for namespace in scope.namespaces:
-            libbpf.update(datapath.fd("scope"), _cookie_key(namespace.cookie), _IS_MEMBER)
+            _add_namespace(datapath, namespace)
+        for name, traits in programs.known(options.accelerate, options.keep_on_tcp).items():
+            value = int(traits).to_bytes(4, "little")
+            libbpf.update(datapath.fd("known_programs"), programs.name_key(name), value)
         if options.scope == "all":
             flags |= ConfigFlags.SCOPE_ALL
+        if options.policy == "all":
+            flags |= ConfigFlags.POLICY_ALL
         if scope.ports is not None:
             flags |= ConfigFlags.PORTS
             bitmap = scope.ports.to_bitmap()
@@ -234,7 +258,7 @@ def _fill(directory: Path, options: Options, scope: Scope, instance: int) -> Non
                 index = word.to_bytes(4, "little")
                 libbpf.update(datapath.fd("ports"), index, bitmap[8 * word : 8 * word + 8])
         for key in network_keys(scope.local_networks):
-            libbpf.update(datapath.fd("local_networks"), key, _IS_MEMBER)
+            libbpf.update(datapath.fd("local_networks"), key, _IS_LOCAL)
         datapath.config = Config(flags=flags, instance=instance)
         sockets = datapath.fd("sock_ops_map")
         # First the one queue, so that no socket ever enters without it.
@@ -253,7 +277,23 @@ def network_keys(networks: Iterable[IPv4Network | IPv6Network]) -> list[bytes]:
     return keys
 
 
-def _attach(pin_dir: Path, cgroup: str) -> None:
+def _introduce(pin_dir: Path, options: Options, listeners: Listeners) -> None:
+    """Tell the policy which programs have listened since before."""
+    if options.policy == "all":
+        return
+    with Datapath(pin_dir) as datapath:
+        for cookie, program in listeners().items():
+            libbpf.update(datapath.fd("listeners"), _cookie_key(cookie), bytes(program))
+
+
+def _attach(pin_dir: Path, options: Options) -> None:
+    if options.policy != "all" and (pin_dir / READER).exists():
+        with (
+            libbpf.fd(libbpf.open_pin(pin_dir / READER)) as program,
+            libbpf.fd(libbpf.link_tracepoint(program)) as link,
+        ):
+            libbpf.pin(link, pin_dir / pins.READER_LINK)
+    cgroup = options.cgroup
     try:
         with (
             libbpf.fd(libbpf.open_pin(pin_dir / "sock_ops")) as program,

@@ -24,6 +24,8 @@ class Options:
     ports: str | None = None
     max_connections: int = DEFAULT_MAX_CONNECTIONS
     docker_host: str | None = None
+    accelerate: tuple[str, ...] = ()
+    keep_on_tcp: tuple[str, ...] = ()
 
     def differences(self, other: Options) -> list[str]:
         """Return one ``--option is <self's>, not <other's>`` for each that differs."""
@@ -59,7 +61,8 @@ class Options:
         values: dict[str, Any] = json.loads(stored.rstrip(b"\0"))
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
-        values["netns"] = tuple(values.get("netns", ()))
+        for name in ("netns", "accelerate", "keep_on_tcp"):
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/sockaccel")
 LINK = "sock_ops_link"
-NAMES = frozenset({*compiler.MAPS, *compiler.PROGRAMS, compiler.ITERATOR_PIN, LINK})
+READER_LINK = "reader_link"
+REQUIRED = frozenset({*compiler.MAPS, *compiler.PROGRAMS, compiler.ITERATOR_PIN, LINK})
+NAMES = REQUIRED | {compiler.READER, READER_LINK}
 
 _NAME_MAX = 255
 _BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_FILES = ("layout.h", "maps.h", "common.h", "sock_ops.c", "sk_msg.c", "sk_skb.c", "iter.c")
+_FILES = (
+    "layout.h",
+    "maps.h",
+    "common.h",
+    "policy.h",
+    "sock_ops.c",
+    "sk_msg.c",
+    "sk_skb.c",
+    "reader.c",
+    "iter.c",
+)
 
 
 def directory() -> Path:

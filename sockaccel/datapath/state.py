@@ -139,7 +139,7 @@ class Datapath:
     @property
     def complete(self) -> bool:
         """Whether everything is pinned that should be."""
-        return all(self.has(name) for name in pins.NAMES)
+        return all(self.has(name) for name in pins.REQUIRED)
 
     @property
     def attached(self) -> bool:

@@ -18,6 +18,8 @@ _AF_INET = 2
 # Our FIN has its place in the sequence space from these states on (include/net/tcp_states.h):
 # FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING.
 _FIN_STATES = frozenset({4, 5, 9, 11})
+# ESTABLISHED, CLOSE_WAIT: nobody here has closed it.
+_OPEN_STATES = frozenset({1, 8})
 
 
 class State(StrEnum):
@@ -94,9 +96,12 @@ def tcp_bytes(record: ConnRecord) -> int:
     """Return how many bytes the socket has handed to TCP.
 
     What write_seq has moved since the handshake; a FIN takes a number without being a byte.
+    write_seq is exact, modulo 2^32; bytes_acked tells how often it has wrapped.
     """
-    conn = record.conn
-    written: int = conn.tcp_bytes + ((record.write_seq - conn.tcp_seq) & 0xFFFFFFFF)
+    moved = (record.write_seq - record.conn.key.local_seq - record.bytes_acked) & 0xFFFFFFFF
+    if moved >= 1 << 31:
+        moved -= 1 << 32
+    written: int = record.bytes_acked + moved
     return max(0, written - (record.state in _FIN_STATES))
 
 
@@ -110,7 +115,8 @@ def join(
 
     Args:
         keys: the keys in the map.
-        records: what the iterator says; sockets that have left the map are passed over.
+        records: what the iterator says; sockets that have left the map are passed over, those
+            that the policy has kept out of it are not.
         owner: from the inode of a socket to the pid and the name of the process that holds it.
         containers: by namespace cookie.
 
@@ -123,6 +129,8 @@ def join(
         if record.in_map:
             by_key[key] = record
             wanted[key] = None
+        elif record.conn.refused and record.state in _OPEN_STATES:
+            by_key[key] = record
     connections = []
     for key, record in by_key.items():
         peer_key = (key[1], key[0], key[2])
@@ -147,7 +155,8 @@ def _state(ends: Sequence[Endpoint | None]) -> State:
     by_tcp = sum(end.tcp_bytes for end in ends if end)
     if redirected:
         return State.MIXED if by_tcp else State.REDIRECT
-    return State.TCP if by_tcp or None in ends else State.REDIRECT
+    refused = any(end.reason.is_policy for end in ends if end)
+    return State.TCP if by_tcp or refused or None in ends else State.REDIRECT
 
 
 def _endpoint(

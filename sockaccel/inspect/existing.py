@@ -1,17 +1,22 @@
-"""The local connections that are older than `enable`, and so stay on TCP."""
+"""What is older than `enable`: local connections, which stay on TCP, and listeners."""
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sockaccel.datapath.layout import Side
+from sockaccel.datapath.programs import program_key
 from sockaccel.errors import InputError
-from sockaccel.inspect.sockdiag import TcpSocket, tcp_sockets
+from sockaccel.inspect.processes import owners
+from sockaccel.inspect.sockdiag import LISTEN, TcpSocket, tcp_sockets
 from sockaccel.scope.netns import Namespace, in_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sockaccel.datapath.layout import ProgramKey
     from sockaccel.scope.ports import PortSet
 
 Endpoint = tuple[str, int]
@@ -30,6 +35,28 @@ def count_existing_local(namespaces: Iterable[Namespace], ports: PortSet | None 
         except InputError:
             continue
     return count_pairs(tables, ports)
+
+
+def existing_listeners(namespaces: Iterable[Namespace]) -> dict[int, ProgramKey]:
+    """Return which program each listening TCP socket is, by the socket's cookie.
+
+    Raises as count_existing_local() does. Sockets of processes that are hidden, or gone
+    meanwhile, are missing.
+    """
+    sockets: dict[int, int] = {}
+    for namespace in namespaces:
+        try:
+            found = in_netns(namespace.path, lambda: tcp_sockets((LISTEN,)))
+        except InputError:
+            continue
+        sockets.update({each.cookie: each.inode for each in found if each.inode})
+    holders = owners(set(sockets.values()))
+    programs = {}
+    for cookie, inode in sockets.items():
+        if inode in holders:
+            with suppress(OSError):
+                programs[cookie] = program_key(holders[inode].pid, Side.SERVER)
+    return programs
 
 
 def count_pairs(tables: Iterable[Iterable[TcpSocket]], ports: PortSet | None = None) -> int:

@@ -66,8 +66,8 @@ def total(closed: Sequence[int], live: Iterable[ConnRecord]) -> Counters:
         counters.tcp_messages += record.conn.tcp_messages
         # The reasons before are counted for connections, when they are made.
         for reason in Reason:
-            if reason >= Reason.BACK_PRESSURE:
-                reasons[reason] += record.conn.reasons[reason]
+            if reason.per_message:
+                reasons[reason] += record.conn.reasons[reason - Reason.BACK_PRESSURE]
     counters.fallbacks = {reason.label: count for reason, count in reasons.items() if count}
     return counters
 

@@ -94,11 +94,13 @@ def docker_namespaces(docker_host: str | None = None) -> tuple[list[Namespace], 
 
     A namespace's label is its container's name. Raises as snapshot() and netns_cookie() do.
     """
-    chosen, warnings = labels.select(_members(docker_host), host=netns_cookie())
+    members = _members(docker_host)
+    chosen, warnings = labels.select(members, host=netns_cookie())
+    policy_all, more_warnings = labels.policies(members)
     return [
-        Namespace(cookie, container.netns_path, container.name)
+        Namespace(cookie, container.netns_path, container.name, policy_all[cookie])
         for cookie, container in chosen.items()
-    ], warnings
+    ], warnings + more_warnings
 
 
 def namespace_owners(docker_host: str | None = None) -> dict[int, Container]:

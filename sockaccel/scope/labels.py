@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 ENABLE = "sockaccel.enable"
 PORTS = "sockaccel.ports"
+POLICY = "sockaccel.policy"
 
+_POLICIES = ("safe", "all")
 _ANSWERS = {"true": True, "false": False}
 
 
@@ -31,6 +33,27 @@ def wanted(container: Container) -> bool:
             f"'{value}' is neither true nor false",
             f"{ENABLE}=false",
         ) from None
+
+
+def policies(
+    containers: Iterable[tuple[int, Container]],
+) -> tuple[dict[int, bool], list[str]]:
+    """Return for each network namespace whether its programs are not to be asked what they are.
+
+    So only where every container in it says "all"; with the warnings on the way there.
+    """
+    answers: dict[int, bool] = {}
+    warnings: list[str] = []
+    for cookie, members in _by_namespace(containers).items():
+        values = {member.labels.get(POLICY, "safe").strip().lower() for member in members}
+        answers[cookie] = values == {"all"}
+        warnings += [
+            f"cannot use label {POLICY} of container '{member.name}': "
+            f"'{member.labels[POLICY]}' is neither safe nor all; taken as safe"
+            for member in members
+            if member.labels.get(POLICY, "safe").strip().lower() not in _POLICIES
+        ]
+    return answers, warnings
 
 
 def select(
