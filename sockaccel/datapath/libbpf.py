@@ -188,6 +188,15 @@ def attach(prog_fd: int, target_fd: int, kind: AttachType) -> None:
     _check(shared_library().bpf_prog_attach(prog_fd, target_fd, int(kind), 0))
 
 
+def detach(prog_fd: int, target_fd: int, kind: AttachType) -> bool:
+    """Detach a program from a map of sockets; say if it was attached."""
+    try:
+        _check(shared_library().bpf_prog_detach2(prog_fd, target_fd, int(kind)))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def link_cgroup(prog_fd: int, cgroup_fd: int, kind: AttachType) -> int:
     """Attach a program to a cgroup by a link, beside those of others; return the link."""
     return _check(shared_library().bpf_link_create(prog_fd, cgroup_fd, int(kind), None))
