@@ -82,55 +82,16 @@ class Sandbox:
         """Return what `function` returns in a child in the cgroup, with nothing but loopback.
 
         Raises:
-            DatapathError: the child did not answer in time, or died.
             HostError, NotPermittedError: the cgroup or a namespace cannot be had.
-            Exception: what `function` raises.
+            Exception: as in_child() does.
 
         """
-        reader, writer = os.pipe()
-        with warnings.catch_warnings():
-            # Of forks beside threads: the child takes no lock that one of ours could hold.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-        if not pid:
-            self._child(function, writer)
-        os.close(writer)
-        try:
-            answer = _read_all(reader, time.monotonic() + timeout_s)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os.close(reader)
-        if answer is None:
-            raise DatapathError(
-                f"cannot finish the trial: no answer within {timeout_s:g} s",
-                "try again on a quieter machine, with --debug",
-            )
-        if not answer:
-            raise DatapathError(
-                "cannot finish the trial: its process died", "look for the reason in `dmesg`"
-            )
-        good, value = pickle.loads(answer)
-        if not good:
-            raise value
-        result: T = value
-        return result
 
-    def _child(self, function: Callable[[], T], writer: int) -> None:
-        """Run in the child, which ends here whatever happens."""
-        try:
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            try:
-                self._enter()
-                answer = pickle.dumps((True, function()))
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                answer = pickle.dumps((False, error))
-            with os.fdopen(writer, "wb") as pipe:
-                pipe.write(answer)
-        finally:
-            os._exit(0)
+        def enter_and_call() -> T:
+            self._enter()
+            return function()
+
+        return in_child(enter_and_call, timeout_s)
 
     def _enter(self) -> None:
         try:
@@ -146,6 +107,64 @@ class Sandbox:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             # struct ifreq: a name of 16 bytes and a union of 24
             fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("=16sh22x", b"lo", _IFF_UP))
+
+
+def in_child(function: Callable[[], T], timeout_s: float) -> T:
+    """Return what `function` returns in a forked child, which is killed if that takes too long.
+
+    Raises:
+        DatapathError: the child did not answer in time, or died.
+        Exception: what `function` raises.
+
+    """
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # Of forks beside threads: the child takes no lock that one of ours could hold.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if not pid:
+        _answer(function, writer)
+    os.close(writer)
+    try:
+        answer = _read_all(reader, time.monotonic() + timeout_s)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        os.close(reader)
+    if answer is None:
+        raise DatapathError(
+            f"cannot finish the trial: no answer within {timeout_s:g} s (ETIMEDOUT)",
+            "try again on a quieter machine, with --debug",
+        )
+    if not answer:
+        raise DatapathError(
+            f"cannot finish the trial: its process ended with "
+            f"{os.waitstatus_to_exitcode(status)}, without an answer",
+            "look for the reason in `dmesg`",
+        )
+    good, value = pickle.loads(answer)
+    if not good:
+        raise value
+    result: T = value
+    return result
+
+
+def _answer(function: Callable[[], object], writer: int) -> None:
+    """Run in the child, which ends here whatever happens."""
+    code = 1
+    try:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        try:
+            answer = pickle.dumps((True, function()))
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            answer = pickle.dumps((False, error))
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(answer)
+        code = 0
+    finally:
+        os._exit(code)
 
 
 def _unusable(cgroup: Path, error: OSError) -> SockaccelError:

@@ -8,38 +8,37 @@ what this kernel does. A message is sent by TCP by clearing the flag ENABLED.
 
 from __future__ import annotations
 
-import array
 import contextlib
-import fcntl
 import os
 import socket
-import struct
-import termios
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sockaccel.datapath import libbpf
 from sockaccel.datapath.layout import COUNTER_SLOTS, Config, ConfigFlags, Counter, Reason
 from sockaccel.datapath.libbpf import AttachType
+from sockaccel.datapath.loopback import (
+    ANSWER_S,
+    connection,
+    fionread,
+    memory,
+    received_by_tcp,
+    rx_queue,
+    settled,
+)
 from sockaccel.datapath.sandbox import Sandbox
 from sockaccel.datapath.state import Datapath
 from sockaccel.errors import AttachError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
 TIMEOUT_S = 5.0
 
-_ANSWER_S = 0.5
-"""What has not arrived by then does not arrive."""
-_SETTLE_S = 0.004
-"""For a number that softirqs on another processor may still be changing."""
 _GONE_S = 1.0
-_BYTES_RECEIVED = 128  # offset of tcpi_bytes_received in struct tcp_info
-_SO_MEMINFO = 55
 # Lengths that tell which message a number stems from. More by TCP than redirected before:
 # copied_seq that has run ahead of rcv_nxt would be shown as 0.
 _REDIRECTED, _BY_TCP = 300, 700
@@ -217,7 +216,7 @@ class _Lab:
     @contextlib.contextmanager
     def _paired(self) -> Iterator[tuple[socket.socket, socket.socket]]:
         before = self._datapath.counters()[Counter.PAIRED]
-        with _connection() as ends:
+        with connection() as ends:
             if self._datapath.counters()[Counter.PAIRED] != before + 1:
                 raise _Unexpected(f"not paired: {self._why()}")
             yield ends
@@ -229,7 +228,7 @@ class _Lab:
 
     def _is_charged(self, client: socket.socket, server: socket.socket) -> bool:
         data = self._redirect(client, server)
-        charge = _settled(lambda: _memory(server), lambda value: value >= _REDIRECTED)
+        charge = settled(lambda: memory(server), lambda value: value >= _REDIRECTED)
         self._expect(server, data)
         self._say(f"sk_rmem_alloc is {charge} with {_REDIRECTED} redirected bytes unread")
         return charge >= _REDIRECTED
@@ -238,7 +237,7 @@ class _Lab:
         """Look at rcv_nxt - copied_seq after redirected bytes were read."""
         self._expect(server, self._redirect(client, server))
         data = self._send_by_tcp(client, server)
-        unread = _settled(lambda: _rx_queue(server), lambda value: value == _BY_TCP)
+        unread = settled(lambda: rx_queue(server), lambda value: value == _BY_TCP)
         self._expect(server, data)
         self._say(
             f"rcv_nxt - copied_seq is {unread} with {_BY_TCP} TCP bytes unread, "
@@ -259,12 +258,12 @@ class _Lab:
 
     def _count(self, client: socket.socket, server: socket.socket, how: str) -> Counted:
         data = self._redirect(client, server)
-        redirected = _fionread(server, len(data))
+        redirected = fionread(server, len(data))
         data += self._send_by_tcp(client, server)
-        both = _fionread(server, len(data))
+        both = fionread(server, len(data))
         self._expect(server, data)
         data = self._send_by_tcp(client, server)
-        by_tcp = _fionread(server, len(data))
+        by_tcp = fionread(server, len(data))
         self._expect(server, data)
         counted = Counted(redirected, by_tcp, both)
         self._say(f"FIONREAD {how} stream_verdict: {counted}")
@@ -311,21 +310,21 @@ class _Lab:
 
     def _redirect(self, writer: socket.socket, reader: socket.socket) -> bytes:
         """Send a message that is redirected; return it."""
-        before = _received_by_tcp(reader)
+        before = received_by_tcp(reader)
         data = os.urandom(_REDIRECTED)
         writer.sendall(data)
-        if _received_by_tcp(reader) != before:
+        if received_by_tcp(reader) != before:
             raise _Unexpected(f"paired, yet sent by TCP: {self._why()}")
         return data
 
     def _send_by_tcp(self, writer: socket.socket, reader: socket.socket) -> bytes:
         """Send a message by TCP and wait until TCP has it there; return it."""
         data = os.urandom(_BY_TCP)
-        wanted = _received_by_tcp(reader) + len(data)
+        wanted = received_by_tcp(reader) + len(data)
         self._redirecting(False)
         writer.sendall(data)
         self._redirecting(True)
-        got = _settled(lambda: _received_by_tcp(reader), lambda got: got >= wanted, _ANSWER_S)
+        got = settled(lambda: received_by_tcp(reader), lambda got: got >= wanted, ANSWER_S)
         if got != wanted:
             raise _Unexpected(f"{got} bytes received by TCP instead of {wanted}")
         return data
@@ -342,57 +341,3 @@ class _Lab:
             raise _Unexpected(f"{len(got)} of {len(data)} bytes arrived")
         wrong = next(at for at in range(len(got)) if got[at] != data[at])
         raise _Unexpected(f"byte {wrong} of {len(data)} is not the one that was written")
-
-
-@contextlib.contextmanager
-def _connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Yield both ends; closed by a reset, so that no TIME_WAIT stays."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname(), timeout=_ANSWER_S)
-        with client, listener.accept()[0] as server:
-            for end in (client, server):
-                end.settimeout(_ANSWER_S)
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            yield client, server
-
-
-def _settled(
-    read: Callable[[], int], wanted: Callable[[int], bool], within_s: float = _SETTLE_S
-) -> int:
-    """Return a number once it is as wanted, or what it is after a while."""
-    deadline = time.monotonic() + within_s
-    while not wanted(value := read()) and time.monotonic() < deadline:
-        time.sleep(0.0002)
-    return value
-
-
-def _received_by_tcp(reader: socket.socket) -> int:
-    """Return how many bytes TCP itself has received."""
-    info = reader.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
-    received: int = struct.unpack_from("=Q", info, _BYTES_RECEIVED)[0]
-    return received
-
-
-def _memory(reader: socket.socket) -> int:
-    """Return sk_rmem_alloc."""
-    allocated: int = struct.unpack("=I", reader.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4))[0]
-    return allocated
-
-
-def _fionread(reader: socket.socket, wanted: int) -> int:
-    def ask() -> int:
-        value = array.array("i", [0])
-        fcntl.ioctl(reader, termios.FIONREAD, value)
-        return value[0]
-
-    return _settled(ask, lambda value: value == wanted)
-
-
-def _rx_queue(reader: socket.socket) -> int:
-    """Return rcv_nxt - copied_seq, 0 where that is negative; -1 without such a socket."""
-    ports = f"{reader.getsockname()[1]:04X}", f"{reader.getpeername()[1]:04X}"
-    for line in Path("/proc/thread-self/net/tcp").read_text(encoding="ascii").splitlines():
-        fields = line.split()
-        if (fields[1][-4:], fields[2][-4:]) == ports:
-            return int(fields[4].partition(":")[2], 16)
-    return -1

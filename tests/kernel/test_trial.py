@@ -171,5 +171,5 @@ def test_a_child_that_hangs_is_killed_and_the_cgroup_removed() -> None:
 
 
 def test_a_child_that_dies_is_an_error() -> None:
-    with Sandbox(MOUNT) as sandbox, pytest.raises(DatapathError, match="died"):
+    with Sandbox(MOUNT) as sandbox, pytest.raises(DatapathError, match="ended with 3"):
         sandbox.run(lambda: os._exit(3), 5)
