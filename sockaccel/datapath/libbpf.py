@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sockaccel.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -234,6 +234,18 @@ def attached_programs(target_fd: int, kind: AttachType) -> list[int]:
     return list(ids[: count.value])
 
 
+def attach_flags(cgroup_fd: int, kind: AttachType) -> int:
+    """Return how the programs of a cgroup were attached: BPF_F_ALLOW_…, 0 for exclusively."""
+    flags = ctypes.c_uint32(0)
+    count = ctypes.c_uint32(0)
+    _check(
+        shared_library().bpf_prog_query(
+            cgroup_fd, int(kind), 0, ctypes.byref(flags), None, ctypes.byref(count)
+        )
+    )
+    return flags.value
+
+
 def _info(descriptor: int, info: _T) -> _T:
     size = ctypes.c_uint32(ctypes.sizeof(info))
     _check(
@@ -276,10 +288,19 @@ def map_by_id(number: int) -> int:
 
 def prog_ids() -> Iterator[int]:
     """Yield the ids of all programs of the host. Needs CAP_SYS_ADMIN."""
+    return _ids(shared_library().bpf_prog_get_next_id)
+
+
+def map_ids() -> Iterator[int]:
+    """Yield the ids of all maps of the host. Needs CAP_SYS_ADMIN."""
+    return _ids(shared_library().bpf_map_get_next_id)
+
+
+def _ids(following: Callable[..., int]) -> Iterator[int]:
     number = ctypes.c_uint32(0)
     while True:
         try:
-            _check(shared_library().bpf_prog_get_next_id(number, ctypes.byref(number)))
+            _check(following(number, ctypes.byref(number)))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return

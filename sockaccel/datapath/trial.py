@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,10 +33,11 @@ from sockaccel.datapath.state import Datapath
 from sockaccel.errors import AttachError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 TIMEOUT_S = 5.0
+STOPPED = "stopped"
 
 _GONE_S = 1.0
 # Lengths that tell which message a number stems from. More by TCP than redirected before:
@@ -77,8 +78,13 @@ class Trial:
     fionread: Fionread | None = None
     fionread_right: bool = False
     """With what is attached now."""
-    evidence: tuple[str, ...] = ()
-    """What was seen, a line for each fact."""
+    seen: Mapping[str, str] = field(default_factory=dict)
+    """What was seen, by fact, and under STOPPED why it went no further."""
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """What was seen."""
+        return tuple(self.seen.values())
 
     @property
     def works(self) -> bool:
@@ -187,7 +193,7 @@ class _Lab:
 
     def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
-        self._evidence: list[str] = []
+        self._seen: dict[str, str] = {}
 
     def measure(self, verdict: bool) -> Trial:
         facts: dict[str, Any] = {}
@@ -206,10 +212,10 @@ class _Lab:
                 facts["intact"] = True
             facts["fionread"] = self._fionread_class(counted, verdict)
         except _Unexpected as finding:
-            self._say(str(finding))
+            self._seen[STOPPED] = str(finding)
         except OSError as error:  # of a socket; a timeout has no number
-            self._say(f"a socket failed: {reason(error) if error.errno else error}")
-        return Trial(verdict, **facts, evidence=tuple(self._evidence))
+            self._seen[STOPPED] = f"a socket failed: {reason(error) if error.errno else error}"
+        return Trial(verdict, **facts, seen=self._seen)
 
     # --- The facts
 
@@ -224,13 +230,15 @@ class _Lab:
     def _round_trip(self, client: socket.socket, server: socket.socket) -> None:
         for writer, reader in ((client, server), (server, client)):
             self._expect(reader, self._redirect(writer, reader))
-        self._say(f"{_REDIRECTED} bytes redirected each way")
+        self._seen["redirected"] = f"{_REDIRECTED} bytes redirected each way"
 
     def _is_charged(self, client: socket.socket, server: socket.socket) -> bool:
         data = self._redirect(client, server)
         charge = settled(lambda: memory(server), lambda value: value >= _REDIRECTED)
         self._expect(server, data)
-        self._say(f"sk_rmem_alloc is {charge} with {_REDIRECTED} redirected bytes unread")
+        self._seen["charged"] = (
+            f"sk_rmem_alloc is {charge} with {_REDIRECTED} redirected bytes unread"
+        )
         return charge >= _REDIRECTED
 
     def _is_copied_seq_kept(self, client: socket.socket, server: socket.socket) -> bool:
@@ -239,7 +247,7 @@ class _Lab:
         data = self._send_by_tcp(client, server)
         unread = settled(lambda: rx_queue(server), lambda value: value == _BY_TCP)
         self._expect(server, data)
-        self._say(
+        self._seen["copied_seq_kept"] = (
             f"rcv_nxt - copied_seq is {unread} with {_BY_TCP} TCP bytes unread, "
             f"{_REDIRECTED} redirected ones read before"
         )
@@ -253,7 +261,9 @@ class _Lab:
             self._expect(server, data)
             if got == wanted:
                 break
-        self._say(f"one recv() has {got} of {_REDIRECTED} redirected and {_BY_TCP} TCP bytes")
+        self._seen["one_queue"] = (
+            f"one recv() has {got} of {_REDIRECTED} redirected and {_BY_TCP} TCP bytes"
+        )
         return got == wanted
 
     def _count(self, client: socket.socket, server: socket.socket, how: str) -> Counted:
@@ -266,7 +276,7 @@ class _Lab:
         by_tcp = fionread(server, len(data))
         self._expect(server, data)
         counted = Counted(redirected, by_tcp, both)
-        self._say(f"FIONREAD {how} stream_verdict: {counted}")
+        self._seen[f"fionread_{how}"] = f"FIONREAD {how} stream_verdict: {counted}"
         return counted
 
     def _mix(self, client: socket.socket, server: socket.socket) -> None:
@@ -277,7 +287,9 @@ class _Lab:
             client.sendall(data)
             written += data + self._send_by_tcp(client, server)
         self._expect(server, written)
-        self._say(f"{len(written)} bytes, sent by both paths in turn, are read in order")
+        self._seen["intact"] = (
+            f"{len(written)} bytes, sent by both paths in turn, are read in order"
+        )
 
     def _fionread_class(self, counted: Counted, verdict: bool) -> Fionread:
         """Ask a connection without a stream_verdict program, if this one had it."""
@@ -291,9 +303,6 @@ class _Lab:
         return counted.kind
 
     # --- Tools
-
-    def _say(self, text: str) -> None:
-        self._evidence.append(text)
 
     def _why(self) -> str:
         """Return the reasons that the programs have counted."""
