@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sockaccel.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -202,6 +202,15 @@ def attach(prog_fd: int, target_fd: int, kind: AttachType) -> None:
     _check(shared_library().bpf_prog_attach(prog_fd, target_fd, int(kind), 0))
 
 
+def detach(prog_fd: int, target_fd: int, kind: AttachType) -> bool:
+    """Detach a program from a map of sockets; say if it was attached."""
+    try:
+        _check(shared_library().bpf_prog_detach2(prog_fd, target_fd, int(kind)))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def link_cgroup(prog_fd: int, cgroup_fd: int, kind: AttachType) -> int:
     """Attach a program to a cgroup by a link, beside those of others; return the link."""
     return _check(shared_library().bpf_link_create(prog_fd, cgroup_fd, int(kind), None))
@@ -263,6 +272,18 @@ def attached_programs(target_fd: int, kind: AttachType) -> list[int]:
     return list(ids[: count.value])
 
 
+def attach_flags(cgroup_fd: int, kind: AttachType) -> int:
+    """Return how the programs of a cgroup were attached: BPF_F_ALLOW_…, 0 for exclusively."""
+    flags = ctypes.c_uint32(0)
+    count = ctypes.c_uint32(0)
+    _check(
+        shared_library().bpf_prog_query(
+            cgroup_fd, int(kind), 0, ctypes.byref(flags), None, ctypes.byref(count)
+        )
+    )
+    return flags.value
+
+
 def _info(descriptor: int, info: _T) -> _T:
     size = ctypes.c_uint32(ctypes.sizeof(info))
     _check(
@@ -305,10 +326,19 @@ def map_by_id(number: int) -> int:
 
 def prog_ids() -> Iterator[int]:
     """Yield the ids of all programs of the host. Needs CAP_SYS_ADMIN."""
+    return _ids(shared_library().bpf_prog_get_next_id)
+
+
+def map_ids() -> Iterator[int]:
+    """Yield the ids of all maps of the host. Needs CAP_SYS_ADMIN."""
+    return _ids(shared_library().bpf_map_get_next_id)
+
+
+def _ids(following: Callable[..., int]) -> Iterator[int]:
     number = ctypes.c_uint32(0)
     while True:
         try:
-            _check(shared_library().bpf_prog_get_next_id(number, ctypes.byref(number)))
+            _check(following(number, ctypes.byref(number)))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return

@@ -105,6 +105,8 @@ def program(map_fd: int) -> bytes:
 class Foreign:
     """The program, attached to a cgroup beside others."""
 
+    FLAGS = ALLOW_MULTI
+
     def __init__(self, cgroup: Path) -> None:
         self._map = bpf(MAP_CREATE, struct.pack("=IIII", MAP_TYPE_ARRAY, 4, 8, 4))
         code = ctypes.create_string_buffer(program(self._map))
@@ -130,7 +132,7 @@ class Foreign:
         self._attachment = struct.pack("=III", self._cgroup, self._program, ATTACH_SOCK_OPS)
 
     def __enter__(self) -> Self:
-        bpf(PROG_ATTACH, self._attachment + struct.pack("=I", ALLOW_MULTI))
+        bpf(PROG_ATTACH, self._attachment + struct.pack("=I", self.FLAGS))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,233 @@
+"""What recv() and its kin do on an enrolled socket, compared with plain TCP.
+
+Each scenario runs twice in a throw-away namespace: in a cgroup that nothing of
+ours is attached to, and in one whose connections are redirected. It says in
+words what happened; equal words mean that a program cannot tell the difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sockaccel.datapath.loopback import ANSWER_S, connection, received_by_tcp, settled
+from sockaccel.errors import DatapathError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sockaccel.datapath.sandbox import Sandbox
+    from sockaccel.datapath.state import Datapath
+
+    Scenario = Callable[[socket.socket, socket.socket], str]
+
+TIMEOUT_S = 1.5
+
+_IPPROTO_MPTCP = 262
+_SO_ZEROCOPY = 60
+_MSG_ZEROCOPY = 0x4000000
+_SPLICE_F_NONBLOCK = 2
+_MESSAGE = b"sockaccel"
+_LATER_S = 0.02  # until the other end, or a timer, does its part
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a scenario said of plain TCP, and of an accelerated connection."""
+
+    tcp: str
+    accelerated: str
+
+    @property
+    def same(self) -> bool:
+        """Whether a program cannot tell."""
+        return self.tcp == self.accelerated
+
+
+def compare(scenario: Scenario, plain: Sandbox, accelerated: Sandbox) -> Comparison:
+    """Run a scenario without and with acceleration.
+
+    Raises:
+        DatapathError: a connection takes the other path than it should, or it hangs.
+        SockaccelError: as Sandbox.run() does.
+
+    """
+    return Comparison(
+        plain.run(lambda: _play(scenario, redirected=False), TIMEOUT_S),
+        accelerated.run(lambda: _play(scenario, redirected=True), TIMEOUT_S),
+    )
+
+
+def mptcp_entries(datapath: Datapath, accelerated: Sandbox) -> int | None:
+    """Return how many sockets of an MPTCP connection are enrolled; None without MPTCP here."""
+    return accelerated.run(lambda: _mptcp_entries(datapath), TIMEOUT_S)
+
+
+def _play(scenario: Scenario, *, redirected: bool) -> str:
+    with connection() as (client, server):
+        # Both ways, so that each end has found the other.
+        for writer, reader in ((client, server), (server, client)):
+            before = received_by_tcp(reader)
+            writer.sendall(_MESSAGE)
+            reader.recv(len(_MESSAGE))
+            if (received_by_tcp(reader) == before) != redirected:
+                raise DatapathError(
+                    "cannot compare with TCP: "
+                    + (
+                        "the connection is not redirected"
+                        if redirected
+                        else "somebody else redirects here"
+                    ),
+                    "sockaccel status",
+                )
+        return scenario(client, server)
+
+
+def splice(client: socket.socket, server: socket.socket) -> str:
+    """Move bytes from a socket into a pipe, as proxies do (Go's io.Copy, HAProxy)."""
+    client.sendall(_MESSAGE)
+    select.select([server], [], [], ANSWER_S)
+    reader, writer = os.pipe()
+    try:
+        moved = os.splice(server.fileno(), writer, len(_MESSAGE), flags=_SPLICE_F_NONBLOCK)
+    except OSError as error:
+        return f"splice() fails with {errno.errorcode.get(error.errno or 0)} while bytes wait"
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return f"splice() moves {moved} of {len(_MESSAGE)} bytes"
+
+
+def interrupted_recv(client: socket.socket, server: socket.socket) -> str:
+    """Wait in a blocking recv() while a signal with SA_RESTART comes, then the peer's reset."""
+    server.settimeout(None)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, _LATER_S)
+    after_signal = _later(lambda: client.sendall(_MESSAGE), lambda: _recv(server), 2 * _LATER_S)
+    if "fails" in after_signal:
+        server.recv(len(_MESSAGE))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    after_reset = _later(client.close, lambda: _recv(server))
+    return f"blocking recv() {after_signal} after a signal, {after_reset} after a reset"
+
+
+def recv_options(client: socket.socket, server: socket.socket) -> str:
+    """Use what few programs use: MSG_WAITALL, MSG_TRUNC without a buffer, SO_RCVLOWAT, MSG_OOB."""
+    half = len(_MESSAGE) // 2
+    server.settimeout(None)
+    client.sendall(_MESSAGE[:half])
+    waited = _later(
+        lambda: client.sendall(_MESSAGE[half:]),
+        lambda: str(len(server.recv(len(_MESSAGE), socket.MSG_WAITALL))),
+    )
+    if int(waited) < len(_MESSAGE):
+        server.recv(len(_MESSAGE))
+    client.sendall(_MESSAGE)
+    select.select([server], [], [], ANSWER_S)
+    thrown = _libc.recv(server.fileno(), None, len(_MESSAGE), socket.MSG_TRUNC)
+    if thrown < 0:
+        server.recv(len(_MESSAGE))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(_MESSAGE) + 1)
+    client.sendall(_MESSAGE)
+    readable = bool(select.select([server], [], [], _LATER_S)[0])
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    server.recv(len(_MESSAGE))
+    client.send(b"!", socket.MSG_OOB)
+    client.sendall(_MESSAGE)
+    server.settimeout(ANSWER_S)
+    data = b""
+    while not data.endswith(_MESSAGE):
+        data += server.recv(len(_MESSAGE))
+    return ", ".join(
+        (
+            f"MSG_WAITALL {waited} of {len(_MESSAGE)} bytes",
+            f"MSG_TRUNC {'works' if thrown == len(_MESSAGE) else 'EFAULT'}",
+            f"SO_RCVLOWAT {'ignored' if readable else 'works'}",
+            f"MSG_OOB {'in' if b'!' in data else 'out of'} band",
+        )
+    )
+
+
+def close_unread(client: socket.socket, server: socket.socket) -> str:
+    """Close an end that has not read everything; write after the own shutdown."""
+    client.sendall(_MESSAGE)
+    select.select([server], [], [], ANSWER_S)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+    server.close()
+    at_writer = _recv(client)
+    with contextlib.suppress(OSError):  # the reset has come
+        client.shutdown(socket.SHUT_WR)
+    try:
+        client.send(_MESSAGE)
+    except OSError as error:
+        sent = f"fails with {errno.errorcode.get(error.errno or 0)}"
+    else:
+        sent = "succeeds"
+    return f"the peer closes with bytes unread: recv() {at_writer}; send() after SHUT_WR {sent}"
+
+
+def zerocopy(client: socket.socket, server: socket.socket) -> str:
+    """Send with MSG_ZEROCOPY and wait for the kernel to give the buffer back."""
+    client.setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, 1)
+    data = bytes(1 << 14)
+    sent = client.send(data, _MSG_ZEROCOPY)
+    while sent > 0:
+        sent -= len(server.recv(sent))
+
+    def completions() -> int:
+        try:
+            return len(client.recvmsg(1, 256, socket.MSG_ERRQUEUE)[1])
+        except BlockingIOError:
+            return 0
+
+    client.setblocking(False)
+    completed = settled(completions, bool, 2 * _LATER_S)
+    return f"MSG_ZEROCOPY {'completes' if completed else 'never completes'}"
+
+
+def _recv(reader: socket.socket) -> str:
+    try:
+        data = reader.recv(len(_MESSAGE))
+    except OSError as error:
+        return f"fails with {errno.errorcode.get(error.errno or 0)}"
+    return "goes on" if data else "sees the end"
+
+
+def _later(act: Callable[[], object], wait: Callable[[], str], delay_s: float = _LATER_S) -> str:
+    """Return what `wait` returns while another thread calls `act` a moment later."""
+    timer = threading.Timer(delay_s, act)
+    timer.start()
+    try:
+        return wait()
+    finally:
+        timer.join()
+
+
+def _mptcp_entries(datapath: Datapath) -> int | None:
+    try:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_MPTCP)
+    except OSError:
+        return None
+    with listener, socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_MPTCP) as client:
+        before = len(datapath.entries())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client.settimeout(ANSWER_S)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            client.sendall(_MESSAGE)
+            if server.recv(len(_MESSAGE)) != _MESSAGE:
+                raise DatapathError("cannot use MPTCP: the bytes did not arrive")
+            return len(datapath.entries()) - before
