@@ -20,6 +20,7 @@ static __always_inline u32 traits_of_read(u64 sk, u64 regs)
 {
 	u64 socket = 0, file = 0, sk_flags = 0, flags = 0;
 	u32 call = 0, file_flags = 0, lowat = 0, traits = 0;
+	s32 peek_off = -1;
 
 	read_field(&call, regs, OFF_REGS_CALL);
 	switch (call) {
@@ -45,7 +46,8 @@ static __always_inline u32 traits_of_read(u64 sk, u64 regs)
 		traits |= TRAIT_UNUSUAL;
 	read_field(&lowat, sk, OFF_RCVLOWAT);
 	read_field(&sk_flags, sk, OFF_SK_FLAGS);
-	if (lowat > 1 || (sk_flags & (1ULL << SOCK_ZEROCOPY_BIT)))
+	read_field(&peek_off, sk, OFF_PEEK_OFF);
+	if (lowat > 1 || peek_off >= 0 || (sk_flags & UNUSUAL_SK_FLAGS))
 		traits |= TRAIT_UNUSUAL;
 	read_field(&socket, sk, OFF_SOCKET);
 	read_field(&file, socket, OFF_SOCKET_FILE);

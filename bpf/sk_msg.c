@@ -127,6 +127,22 @@ static __always_inline u32 sharing(struct conn *conn, void *tcp)
 	return conn->sharing;
 }
 
+/*
+ * False when TCP has an error for this message: we have sent our FIN, or the peer's
+ * has come and it will not read any more either (close(), or SHUT_RDWR).
+ */
+static __always_inline int may_send(void *tcp, u64 peer)
+{
+	u8 state = *(u8 *)(tcp + OFF_STATE), shutdown = 0;
+
+	if (state == BPF_TCP_ESTABLISHED)
+		return 1;
+	if (state != BPF_TCP_CLOSE_WAIT)
+		return 0;
+	read_field(&shutdown, peer, OFF_SHUTDOWN);
+	return !(shutdown & 1 /* RCV_SHUTDOWN */);
+}
+
 /* REASON_NONE: this message may be redirected. */
 static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, void *tcp,
 				   u32 write_seq)
@@ -157,7 +173,7 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 	}
 	/* The memory may belong to another socket by now, which has another cookie. */
 	read_field(&cookie, conn->peer_sk, OFF_COOKIE);
-	if (cookie != conn->peer_cookie)
+	if (cookie != conn->peer_cookie || !may_send(tcp, conn->peer_sk))
 		return REASON_NO_PEER;
 	/* What was queued once stays so: it is asked again only after more went by TCP. */
 	if (conn->queued_seq != write_seq) {

@@ -179,6 +179,7 @@ static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 	struct handshake handshake = {};
 	struct handshake_key key;
 	u64 request, listener = 0, netns;
+	u8 deferred = 0;
 
 	netns = bpf_get_netns_cookie(ctx);
 	if (!netns_in_scope(cfg, netns))
@@ -189,8 +190,14 @@ static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 	read_field(&listener, request, OFF_REQUEST_LISTENER);
 	read_field(&handshake.listener_cookie, listener, OFF_COOKIE);
 	program_of_listener(handshake.listener_cookie, &program);
+	read_field(&deferred, listener, OFF_DEFER_ACCEPT);
 	/* Children of an MPTCP listener, plain ones too, crash some kernels in a sockmap. */
-	handshake.reason = is_mptcp(listener) ? REASON_MPTCP : judge(cfg, netns, &program);
+	if (is_mptcp(listener))
+		handshake.reason = REASON_MPTCP;
+	else if (deferred)
+		handshake.reason = REASON_DEFERRED_ACCEPT;
+	else
+		handshake.reason = judge(cfg, netns, &program);
 	read_field(&key.client_seq, request, OFF_REQUEST_RCV_ISN);
 	read_field(&key.server_seq, request, OFF_REQUEST_SNT_ISN);
 	key.client_seq++;
@@ -229,6 +236,20 @@ static __always_inline int enrol(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
 	if (error)
 		conns.sk_storage_delete(sk);
 	return error;
+}
+
+/*
+ * True when the packet that ends the handshake has data. The kernel leaves those in
+ * sk_receive_queue until the first recv(), and FIONREAD of a member of the map does
+ * not look there. A listener with TCP_DEFER_ACCEPT has them always, see on_syn().
+ */
+static __always_inline int has_data(struct bpf_sock_ops *ctx)
+{
+	u8 *header = (u8 *)(long)ctx->skb_data, *end = (u8 *)(long)ctx->skb_data_end;
+
+	if (header + 20 > end)
+		return 0;
+	return ctx->skb_len > (header[12] >> 4) * 4U;
 }
 
 /* Neither end is enrolled, because of what the program at one of them is. */
@@ -355,6 +376,8 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	    (handshake.local_port != bpf_ntohl(ctx->remote_port) &&
 	     handshake.remote_port != ctx->local_port))
 		return unpaired(REASON_NO_PEER);
+	if (!handshake.reason && has_data(ctx))
+		return unpaired(REASON_DEFERRED_ACCEPT);
 	if (loopback)
 		key.netns = netns;
 	conn = record(ctx, sk, &key, netns, SIDE_SERVER);

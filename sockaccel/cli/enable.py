@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +16,7 @@ from sockaccel.datapath.options import (
     MAX_CONNECTIONS_LIMIT,
     Options,
 )
+from sockaccel.datapath.programs import name_key
 from sockaccel.errors import DockerError, InputError
 from sockaccel.inspect.existing import count_existing_local, existing_listeners
 from sockaccel.render.json import print_json
@@ -22,6 +25,9 @@ from sockaccel.scope.cgroup import check_cgroup, default_cgroup
 from sockaccel.scope.docker import docker_namespaces, docker_url
 from sockaccel.scope.netns import Namespace, all_namespaces, local_networks, netns_cookie
 from sockaccel.scope.ports import parse_ports
+
+if TYPE_CHECKING:
+    from sockaccel.datapath.trial import Trial
 
 _BLIND = (
     "Note: interface counters, docker stats and tcpdump do not see redirected bytes; "
@@ -78,6 +84,7 @@ _BLIND = (
 @click.option(
     "--docker-host", metavar="URL", help="Default: DOCKER_HOST, else unix:///run/docker.sock."
 )
+@click.option("--force", is_flag=True, help="Go on although this kernel failed the trial.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, stop.")
 @output_option
 @click.pass_obj
@@ -92,6 +99,7 @@ def command(
     ports: str | None,
     max_connections: int,
     docker_host: str | None,
+    force: bool,
     dry_run: bool,
 ) -> None:
     """Compile, load, pin and attach; new connections between two sockets in scope are redirected.
@@ -105,6 +113,8 @@ def command(
       sockaccel enable --scope all --ports 80,8000-8999
     """  # noqa: D301 - \b is click's
     port_set = parse_ports(ports) if ports is not None else None
+    accelerate, keep_on_tcp = _program_names(accelerate), _program_names(keep_on_tcp)
+    _check_overrides(policy, accelerate, keep_on_tcp)
     cgroup_path = check_cgroup(cgroup) if cgroup is not None else default_cgroup()
     options = Options(
         cgroup=str(cgroup_path),
@@ -114,10 +124,9 @@ def command(
         ports=str(port_set) if port_set else None,
         max_connections=max_connections,
         docker_host=docker_host,
-        accelerate=_program_names(accelerate),
-        keep_on_tcp=_program_names(keep_on_tcp),
+        accelerate=accelerate,
+        keep_on_tcp=keep_on_tcp,
     )
-    _check_overrides(options)
     lifecycle.check_capabilities()
     pins.check(settings.pin_dir)
     named = [Namespace(netns_cookie(path), path) for path in options.netns]
@@ -128,9 +137,14 @@ def command(
         _report_plan(settings, options, resolved, already)
         return
     enabled = lifecycle.enable(
-        settings.pin_dir, options, resolved, lambda: existing_listeners(namespaces)
+        settings.pin_dir,
+        options,
+        resolved,
+        lambda: existing_listeners(namespaces),
+        force=force,
     )
-    _report(settings, options, enabled, count_existing_local(namespaces, port_set))
+    existing = count_existing_local(namespaces, port_set)
+    _report(settings, options, enabled, existing, forced=force)
 
 
 def _program_names(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -143,13 +157,18 @@ def _program_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-def _check_overrides(options: Options) -> None:
-    if both := sorted(set(options.accelerate) & set(options.keep_on_tcp)):
-        raise InputError(
-            f"cannot accelerate program '{both[0]}': it is given with --keep-on-tcp, too",
-            "give it once",
-        )
-    if options.policy == "all" and (options.accelerate or options.keep_on_tcp):
+def _check_overrides(
+    policy: str, accelerate: tuple[str, ...], keep_on_tcp: tuple[str, ...]
+) -> None:
+    # Compared as the kernel side does: 15 characters.
+    refused = {name_key(name) for name in keep_on_tcp}
+    for name in accelerate:
+        if name_key(name) in refused:
+            raise InputError(
+                f"cannot accelerate program '{name}': it is given with --keep-on-tcp, too",
+                "give it once",
+            )
+    if policy == "all" and (accelerate or keep_on_tcp):
         raise InputError(
             "cannot tell programs apart: --policy all does not ask which they are",
             "--policy safe",
@@ -199,7 +218,12 @@ def _report_plan(settings: Settings, options: Options, scope: Scope, already: bo
 
 
 def _report(
-    settings: Settings, options: Options, enabled: Enabled, existing_connections: int
+    settings: Settings,
+    options: Options,
+    enabled: Enabled,
+    existing_connections: int,
+    *,
+    forced: bool,
 ) -> None:
     if settings.json:
         print_json(
@@ -213,6 +237,7 @@ def _report(
             ports=options.ports,
             pin_dir=str(settings.pin_dir),
             existing_connections=existing_connections,
+            trial=asdict(enabled.trial) if enabled.trial else None,
         )
         return
     who = who_text(options.scope, enabled.namespaces)
@@ -232,4 +257,28 @@ def _report(
         click.echo(
             "Warning: nobody is in scope: no container runs, and no --netns is given", err=True
         )
+    _report_trial(options, enabled.trial, forced=forced)
     click.echo(_BLIND, err=True)
+
+
+def _report_trial(options: Options, tried: Trial | None, *, forced: bool) -> None:
+    """Say what this kernel costs."""
+    if forced and (tried is None or not tried.works):
+        why = tried.evidence[-1] if tried else "the trial could not be made"
+        click.echo(f"Warning: forced although this kernel failed the trial: {why}", err=True)
+    if tried is None or tried.fionread_right:
+        return
+    if options.policy == "all":
+        click.echo(
+            "Warning: this kernel does not count redirected bytes in FIONREAD (class K0): "
+            "programs that ask for it, such as nginx, Java and .NET, stall; "
+            "--policy safe leaves them on TCP",
+            err=True,
+        )
+    else:
+        click.echo(
+            "Note: this kernel does not count redirected bytes in FIONREAD (class K0): programs "
+            "that ask for it, such as nginx, and programs that sockaccel does not know by name "
+            "stay on TCP. Linux 6.12.75, 6.18.14, 6.19 or later lifts this.",
+            err=True,
+        )

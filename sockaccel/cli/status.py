@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sockaccel.cli.main import Settings, output_option
+from sockaccel.datapath.layout import Reason
 from sockaccel.errors import SockaccelError
 from sockaccel.inspect import status
 from sockaccel.render.errors import show
@@ -74,6 +75,16 @@ def _print_json(result: Status) -> None:
             "tcp_messages": counters.tcp_messages,
             "fallbacks": counters.fallbacks,
         },
+        learned=[
+            {
+                "program": each.program,
+                "side": each.side.name.lower(),
+                "accelerated": each.reason is Reason.NONE,
+                "reason": each.reason.label if each.reason else None,
+                "connections": each.connections,
+            }
+            for each in result.learned
+        ],
         agent={"running": False, "pid": None},
         draining=[
             {"map_id": each.map_id, "entries": each.entries, "redirecting": each.redirecting}
@@ -120,6 +131,19 @@ def _print(result: Status, settings: Settings) -> None:
         click.echo()
         reasons = [(name, str(count)) for name, count in sorted(counters.fallbacks.items())]
         click.echo(render_table(("WHY BY TCP", "COUNT"), reasons, {1}))
+    if result.learned:
+        click.echo()
+        learned = [
+            (
+                each.program,
+                each.side.name.lower(),
+                "accelerated" if each.reason is Reason.NONE else each.reason.label,
+                str(each.connections),
+            )
+            for each in result.learned
+        ]
+        header = ("PROGRAM", "AS", "VERDICT", "CONNECTIONS")
+        click.echo(render_table(header, learned, {3}))
 
 
 def _yes(value: bool) -> str:

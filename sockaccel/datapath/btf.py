@@ -182,6 +182,7 @@ _REQUIRED = {
     "OFF_PSOCK_ASIDE_LEN": ("sk_psock", "ingress_skb.qlen"),
     "OFF_USER_DATA": ("sock", "sk_user_data"),
     "OFF_SOCKET": ("sock", "sk_socket"),
+    "OFF_DEFER_ACCEPT": ("inet_connection_sock", "icsk_accept_queue.rskq_defer_accept"),
     "OFF_ULP_OPS": ("inet_connection_sock", "icsk_ulp_ops"),
     "OFF_COPIED_SEQ": ("tcp_sock", "copied_seq"),
     "OFF_RCV_NXT": ("tcp_sock", "rcv_nxt"),
@@ -191,6 +192,8 @@ _REQUIRED = {
     "OFF_REQUEST_LISTENER": ("sock_common", "skc_listener"),
     "OFF_SOCK_OPS_KERN_SK": ("bpf_sock_ops_kern", "sk"),
     "OFF_BYTES_ACKED": ("tcp_sock", "bytes_acked"),
+    "OFF_SHUTDOWN": ("sock", "sk_shutdown"),
+    "OFF_PEEK_OFF": ("sock", "sk_peek_off"),
     "OFF_RCVLOWAT": ("sock", "sk_rcvlowat"),
     "OFF_SK_FLAGS": ("sock_common", "skc_flags"),
     "OFF_SOCKET_FILE": ("socket", "file"),
@@ -217,6 +220,8 @@ _RENAMED = {
         ("inode", "i_mtime.tv_nsec"),
     ),
 }
+# MSG_ZEROCOPY and SO_TIMESTAMP[NS]: what they promise does not come for redirected bytes.
+_UNUSUAL_SOCKET_FLAGS = ("SOCK_ZEROCOPY", "SOCK_RCVTSTAMP")
 _OPTIONAL = {
     "OFF_IS_MPTCP": ("tcp_sock", "is_mptcp"),  # CONFIG_MPTCP
     "OFF_V6_DADDR": ("sock_common", "skc_v6_daddr"),  # CONFIG_IPV6
@@ -235,7 +240,9 @@ def field_offsets() -> dict[str, int]:
     try:
         offsets = {name: types.offset(*field) for name, field in _REQUIRED.items()}
         offsets |= {name: types.first_offset(fields) for name, fields in _RENAMED.items()}
-        offsets["SOCK_ZEROCOPY_BIT"] = types.enumerator("sock_flags", "SOCK_ZEROCOPY")
+        offsets["UNUSUAL_SK_FLAGS"] = sum(
+            1 << types.enumerator("sock_flags", flag) for flag in _UNUSUAL_SOCKET_FLAGS
+        )
         offsets["OFF_SOCKET_INODE"] = types.offset("socket_alloc", "vfs_inode.i_ino")
         # SOCK_RCVBUF_LOCK is bit 1 of what is a bit field in some kernels, a byte in others.
         offsets["RCVBUF_LOCK"] = 2 << types.bit_offset("sock", "sk_userlocks") % 8

@@ -18,24 +18,24 @@ class Reason(IntEnum):
     MAP_FULL = 6
     FOREIGN_OWNER = 7
     KERNEL = 8
-    POLICY_SPLICE = 9
-    POLICY_FIONREAD = 10
-    POLICY_BLOCKING = 11
-    POLICY_UNUSUAL = 12
-    POLICY_USER = 13
-    POLICY_UNKNOWN = 14
-    BACK_PRESSURE = 15
-    UNREAD_TCP = 16
-    SMALL_WRITES = 17
-    DISABLED = 18
-    ULP = 19
-    SHARED_WRITERS = 20
+    DEFERRED_ACCEPT = 9
+    POLICY_SPLICE = 10
+    POLICY_FIONREAD = 11
+    POLICY_BLOCKING = 12
+    POLICY_UNUSUAL = 13
+    POLICY_USER = 14
+    POLICY_UNKNOWN = 15
+    BACK_PRESSURE = 16
+    UNREAD_TCP = 17
+    SMALL_WRITES = 18
+    DISABLED = 19
+    ULP = 20
+    SHARED_WRITERS = 21
 
     @property
     def label(self) -> str:
         """The name that `status` and `dump` print."""
         return self.name.lower().replace("_", "-")
-
 
     @property
     def is_policy(self) -> bool:
@@ -48,7 +48,7 @@ class Reason(IntEnum):
         return self >= Reason.BACK_PRESSURE
 
 
-REASON_SLOTS = 24
+REASON_SLOTS = 32
 MESSAGE_REASONS = 8
 
 

@@ -14,13 +14,17 @@ from sockaccel.datapath.compiler import READER
 from sockaccel.datapath.layout import Config, ConfigFlags, Network, ScopeFlags
 from sockaccel.datapath.libbpf import AttachType
 from sockaccel.datapath.state import KEY_ZERO, Datapath
+from sockaccel.datapath.trial import Trial, trial
 from sockaccel.errors import (
     AttachError,
     DatapathError,
+    HostError,
     NotPermittedError,
+    SockaccelError,
     StateError,
     reason,
 )
+from sockaccel.scope.cgroup import default_cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -64,6 +68,8 @@ class Enabled:
     added: int = 0
     removed: int = 0
     """How the scope has changed, where it was enabled already."""
+    trial: Trial | None = None
+    """What this kernel did, where it was tried now."""
 
 
 def check_capabilities() -> None:
@@ -110,8 +116,12 @@ Listeners = Callable[[], "Mapping[int, ProgramKey]"]
 """Finds which program each open listener is, by the socket's cookie."""
 
 
-def enable(pin_dir: Path, options: Options, scope: Scope, listeners: Listeners) -> Enabled:
-    """Compile, load, pin and attach. Nothing is left behind when it fails.
+def enable(
+    pin_dir: Path, options: Options, scope: Scope, listeners: Listeners, *, force: bool = False
+) -> Enabled:
+    """Compile, load, pin, try, and attach. Nothing is left behind when it fails.
+
+    The trial says what this kernel does; `force` attaches even where it failed.
 
     When it is enabled with these options already, only the scope is brought up to
     date: containers and namespaces come and go. `listeners` is asked afterwards: those
@@ -135,6 +145,7 @@ def enable(pin_dir: Path, options: Options, scope: Scope, listeners: Listeners) 
             staging.mkdir()
             _load(staging, options, lock)
             _fill(staging, options, scope, state.instance(pin_dir))
+            tried = _try_out(staging, force=force)
             staging.rename(pin_dir)
             _attach(pin_dir, options)
             _introduce(pin_dir, options, listeners)
@@ -147,7 +158,39 @@ def enable(pin_dir: Path, options: Options, scope: Scope, listeners: Listeners) 
         except BaseException:
             _remove_all(staging, pin_dir)
             raise
-    return Enabled(already=False, namespaces=len(scope.namespaces))
+    return Enabled(already=False, namespaces=len(scope.namespaces), trial=tried)
+
+
+def _try_out(directory: Path, *, force: bool) -> Trial | None:
+    """Set the flags that depend on the kernel. None: it could not be tried, and is forced.
+
+    Raises:
+        HostError: this kernel does not do what is needed.
+
+    """
+    with Datapath(directory) as datapath:
+        try:
+            tried = trial(directory, default_cgroup())
+            if not (tried.one_queue and tried.copied_seq_kept and tried.intact):
+                sockets = datapath.fd("sock_ops_map")
+                libbpf.detach(datapath.fd("sk_skb"), sockets, AttachType.SK_SKB_STREAM_VERDICT)
+                tried = trial(directory, default_cgroup())
+        except SockaccelError:
+            if not force:
+                raise
+            return None
+        if not (tried.works or force):
+            raise HostError(
+                f"cannot enable: this kernel fails the trial: {tried.evidence[-1]}",
+                "sockaccel doctor",
+            )
+        config = datapath.config
+        if tried.stream_verdict and tried.one_queue:
+            config.flags |= ConfigFlags.ONE_QUEUE
+        if tried.fionread_right:
+            config.flags |= ConfigFlags.FIONREAD
+        datapath.config = config
+        return tried
 
 
 def _update_scope(pin_dir: Path, scope: Scope) -> Enabled:
@@ -239,7 +282,7 @@ def _load(directory: Path, options: Options, lock: int) -> None:
 
 
 def _fill(directory: Path, options: Options, scope: Scope, instance: int) -> None:
-    flags = ConfigFlags.ENABLED | ConfigFlags.ONE_QUEUE | ConfigFlags.FIONREAD
+    flags = ConfigFlags.ENABLED
     with Datapath(directory) as datapath:
         libbpf.update(datapath.fd("options"), KEY_ZERO, options.to_bytes())
         for namespace in scope.namespaces:

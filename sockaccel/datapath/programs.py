@@ -81,15 +81,25 @@ def program_key(pid: int, side: Side) -> ProgramKey:
     Raises OSError when the process is gone, hidden, or a kernel thread.
     """
     process = Path("/proc", str(pid))
-    executable = os.readlink(process / "exe").removesuffix(_DELETED)
+    executable = (process / "exe").readlink()
     status = (process / "exe").stat()
     return ProgramKey(
-        name=name_key(os.path.basename(executable)).rstrip(b"\0"),
+        name=name_key(executable.name.removesuffix(_DELETED)).rstrip(b"\0"),
         size=status.st_size,
         mtime=status.st_mtime_ns,
-        arguments=arguments_hash((process / "cmdline").read_bytes()),
+        arguments=arguments_hash((process / "cmdline").read_bytes()[: _arguments_length(process)]),
         side=side,
     )
+
+
+def _arguments_length(process: Path) -> int:
+    """Return how long the command line was at the start: a title that was set may be longer.
+
+    arg_start and arg_end are fields 48 and 49 of proc_pid_stat(5).
+    """
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[48 - 3]), int(fields[49 - 3])
+    return max(0, end - start)
 
 
 def verdict(traits: Trait, *, fionread: bool) -> Reason:

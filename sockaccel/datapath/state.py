@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sockaccel.datapath import libbpf, pins
-from sockaccel.datapath.compiler import ITERATOR_PIN, PROGRAMS
+from sockaccel.datapath.compiler import ITERATOR_PIN, PROGRAMS, READER
 from sockaccel.datapath.layout import (
     COUNTER_SLOTS,
     OPTIONS_SIZE,
@@ -20,7 +20,9 @@ from sockaccel.datapath.layout import (
     ConfigFlags,
     ConnRecord,
     PairKey,
+    ProgramKey,
 )
+from sockaccel.datapath.layout import Program as LearnedProgram
 from sockaccel.datapath.libbpf import AttachType, ProgType
 from sockaccel.datapath.options import Options
 from sockaccel.errors import NotPermittedError, StateError, reason
@@ -167,6 +169,10 @@ class Datapath:
             number = libbpf.prog_info(self.fd(name)).id
             attached = self.attached if kind is ProgType.SOCK_OPS else self._on_map(name, number)
             found.append(Program(kind.name.lower(), name, number, pinned=True, attached=attached))
+        if self.has(READER):
+            number = libbpf.prog_info(self.fd(READER)).id
+            attached = self.has(pins.READER_LINK)
+            found.append(Program("tracing", READER, number, pinned=True, attached=attached))
         return found
 
     def _on_map(self, name: str, number: int) -> bool:
@@ -187,6 +193,16 @@ class Datapath:
     def namespaces(self) -> list[int]:
         """Return the cookies of the namespaces in scope."""
         return [int.from_bytes(key, "little") for key in libbpf.keys(self.fd("scope"), 8)]
+
+    def learned(self) -> list[tuple[ProgramKey, LearnedProgram]]:
+        """Return what was learned of programs, the most watched first."""
+        found = []
+        for key in dict.fromkeys(libbpf.keys(self.fd("programs"), ctypes.sizeof(ProgramKey))):
+            size = ctypes.sizeof(LearnedProgram)
+            if value := libbpf.lookup(self.fd("programs"), key, size):
+                program = LearnedProgram.from_buffer_copy(value)
+                found.append((ProgramKey.from_buffer_copy(key), program))
+        return sorted(found, key=lambda each: -each[1].connections)
 
     def counters(self) -> list[int]:
         """Return the sums over closed connections, by Counter."""

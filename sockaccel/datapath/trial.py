@@ -312,8 +312,10 @@ class _Lab:
         return ", ".join(dict.fromkeys(names)) or "no reason counted"
 
     def _redirecting(self, on: bool) -> None:
-        """Every namespace is in scope, whatever else was asked for: the cgroup is the scope."""
-        flags = ConfigFlags.ENABLED | ConfigFlags.SCOPE_ALL if on else ConfigFlags(0)
+        """Everybody is in scope, whatever else was asked for: the cgroup is the scope."""
+        flags = ConfigFlags.SCOPE_ALL | ConfigFlags.POLICY_ALL
+        if on:
+            flags |= ConfigFlags.ENABLED
         config = self._datapath.config
         self._datapath.config = Config(flags, config.scope_epoch, config.instance)
 

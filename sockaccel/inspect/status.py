@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sockaccel.datapath import libbpf, pins, state
-from sockaccel.datapath.layout import ConnRecord, Counter, Reason
+from sockaccel.datapath.layout import ConfigFlags, ConnRecord, Counter, Reason, Side, Trait
+from sockaccel.datapath.programs import verdict
 from sockaccel.datapath.state import Datapath, Loaded, Program
 from sockaccel.inspect.connections import tcp_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -27,6 +29,18 @@ class Counters:
     tcp_messages: int = 0
     fallbacks: dict[str, int] = field(default_factory=dict)
     """Connections for the reasons that keep a connection on TCP, messages for the others."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was learned of a program that is not known by name."""
+
+    program: str
+    side: Side
+    reason: Reason
+    """Why its connections stay on TCP; NONE: they are accelerated."""
+    connections: int
+    """Watched, and only recv() seen that would not have waited."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,7 @@ class Status:
     max_entries: int = 0
     counters: Counters = field(default_factory=Counters)
     draining: tuple[Loaded, ...] = ()
+    learned: tuple[Judgement, ...] = ()
 
 
 def total(closed: Sequence[int], live: Iterable[ConnRecord]) -> Counters:
@@ -105,7 +120,18 @@ def read(pin_dir: Path) -> Status:
             max_entries=info.max_entries,
             counters=total(datapath.counters(), datapath.records()),
             draining=_draining(pin_dir),
+            learned=tuple(_learned(datapath)),
         )
+
+
+def _learned(datapath: Datapath) -> Iterator[Judgement]:
+    fionread = bool(datapath.config.flags & ConfigFlags.FIONREAD)
+    for key, program in datapath.learned():
+        traits = program.traits
+        if traits & Trait.RECV:  # as judge() in bpf/policy.h
+            traits |= Trait.FIONREAD
+        reason = verdict(traits, fionread=fionread)
+        yield Judgement(os.fsdecode(key.name), Side(key.side), reason, program.connections)
 
 
 def _draining(pin_dir: Path) -> tuple[Loaded, ...]:

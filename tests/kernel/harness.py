@@ -34,7 +34,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-from sockaccel.datapath.compiler import ITERATOR, MAPS, PROGRAMS
+from sockaccel.datapath.compiler import ITERATOR, MAPS, PROGRAMS, READER
+from sockaccel.datapath.layout import Config, ConfigFlags
+from sockaccel.datapath.state import Datapath
 
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
@@ -50,7 +52,7 @@ SOCKET_TIMEOUT_S = 10
 CHILD_TIMEOUT_S = 30
 
 # What the kernel calls our programs and maps; names end after 15 characters there.
-OUR_NAMES = {name[:15] for name in (*MAPS, *PROGRAMS, ITERATOR)}
+OUR_NAMES = {name[:15] for name in (*MAPS, *PROGRAMS, READER, ITERATOR)}
 
 _numbers = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -606,6 +608,22 @@ class Lab:
         """Enable in the accelerated mode, do nothing in the plain one."""
         if self.accelerated:
             self.enable(*options, hosts=hosts)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Send messages by TCP for a while (accelerated mode; in the plain one they all go so)."""
+        if not self.accelerated:
+            yield
+            return
+        with Datapath(self.pin_dir) as datapath:
+            before = datapath.config
+            datapath.config = Config(
+                before.flags & ~ConfigFlags.ENABLED, before.scope_epoch, before.instance
+            )
+            try:
+                yield
+            finally:
+                datapath.config = before
 
     @property
     def accelerated(self) -> bool:

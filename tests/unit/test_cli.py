@@ -42,7 +42,7 @@ STATUS_KEYS = {
     "counters",
     "agent",
 }
-STATUS_MORE = {"policy", "draining"}
+STATUS_MORE = {"policy", "draining", "learned"}
 COUNTER_KEYS = {
     "connections_paired",
     "connections_unpaired",
@@ -149,6 +149,8 @@ def test_help_names_the_options_of_the_interface(run: Run) -> None:
         "--cgroup PATH",
         "--scope [docker|all]",
         "--policy [safe|all]",
+        "--accelerate PROGRAM",
+        "--keep-on-tcp PROGRAM",
         "--netns PATH",
         "--ports LIST",
         "--max-connections",
@@ -194,6 +196,96 @@ def test_ports_that_are_none_are_refused_before_anything_else(run: Run) -> None:
     error, hint = error_lines(done.stderr)
     assert error.startswith("Error: cannot use ports 'bad': ")
     assert hint == "Hint: --ports 80,8000-8999"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Options]:
+    """Return what the options of every `enable` here have become; it stops after that."""
+    found = []
+
+    def is_enabled(_: Path, options: Options) -> bool:
+        found.append(options)
+        raise HostError("cannot go on: seen enough", "stop")
+
+    monkeypatch.setattr("sockaccel.cli.enable.default_cgroup", lambda: tmp_path)
+    monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
+    monkeypatch.setattr("sockaccel.cli.enable.pins.check", lambda _: None)
+    monkeypatch.setattr(lifecycle, "is_enabled", is_enabled)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "hint"),
+    [
+        (
+            ["--accelerate", "/usr/bin/java"],
+            "cannot use program '/usr/bin/java': it is not the name of an executable",
+            "the name without its directory, such as `ls -l /proc/PID/exe` shows",
+        ),
+        (
+            ["--keep-on-tcp", "nginx", "--keep-on-tcp", "bin/x"],
+            "cannot use program 'bin/x': it is not the name of an executable",
+            "the name without its directory, such as `ls -l /proc/PID/exe` shows",
+        ),
+        (
+            ["--accelerate", ""],
+            "cannot use program '': it is not the name of an executable",
+            "the name without its directory, such as `ls -l /proc/PID/exe` shows",
+        ),
+        (
+            ["--accelerate", "java", "--accelerate=a", "--keep-on-tcp", "java", "--keep-on-tcp=z"],
+            "cannot accelerate program 'java': it is given with --keep-on-tcp, too",
+            "give it once",
+        ),
+        (
+            ["--policy", "all", "--accelerate", "java"],
+            "cannot tell programs apart: --policy all does not ask which they are",
+            "--policy safe",
+        ),
+        (
+            ["--policy", "all", "--keep-on-tcp", "java"],
+            "cannot tell programs apart: --policy all does not ask which they are",
+            "--policy safe",
+        ),
+    ],
+    ids=str,
+)
+def test_programs_that_cannot_be_told_apart_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[Options],
+    args: list[str],
+    error: str,
+    hint: str,
+) -> None:
+    assert in_process(monkeypatch, "enable", *args) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert error_lines(captured.err) == (f"Error: {error}", f"Hint: {hint}")
+    assert asked == []
+
+
+def test_programs_are_part_of_the_options_in_whatever_order_they_come(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[Options]
+) -> None:
+    first = ["--accelerate", "java", "--accelerate", "dotnet", "--keep-on-tcp", "nginx"]
+    again = ["--keep-on-tcp=nginx", "--accelerate=dotnet", "--accelerate=java", "--accelerate=java"]
+    for args in (first, again, [], ["--policy", "all"]):
+        assert in_process(monkeypatch, "enable", *args) == 78
+    named, same, plain, everything = asked
+    assert (named.accelerate, named.keep_on_tcp) == (("dotnet", "java"), ("nginx",))
+    assert named == same
+    for options in (plain, everything):
+        assert (options.accelerate, options.keep_on_tcp) == ((), ())
+
+
+def test_programs_come_from_the_environment_too(
+    monkeypatch: pytest.MonkeyPatch, asked: list[Options]
+) -> None:
+    monkeypatch.setenv("SOCKACCEL_ENABLE_ACCELERATE", "java dotnet")
+    monkeypatch.setenv("SOCKACCEL_ENABLE_KEEP_ON_TCP", "nginx")
+    assert in_process(monkeypatch, "enable") == 78
+    assert (asked[0].accelerate, asked[0].keep_on_tcp) == (("dotnet", "java"), ("nginx",))
 
 
 # Where nothing is enabled
@@ -462,6 +554,7 @@ def test_status_shows_everything_in_json(
         },
         "agent": {"running": False, "pid": None},
         "draining": [],
+        "learned": [],
     }
 
 
@@ -496,13 +589,17 @@ def test_status_says_what_drains_and_what_was_interrupted(
     ]
 
 
-def entry(number: int, side: Side, inode: int = 0, **values: Any) -> ConnRecord:
-    """Return one end of connection `number`, which is to port 8000 + number."""
+def entry(
+    number: int, side: Side, inode: int = 0, tcp: int = 0, in_map: int = 1, **values: Any
+) -> ConnRecord:
+    """Return one end of connection `number`, which is to port 8000 + number; tcp: bytes."""
     seqs = (number, 100 + number) if side is Side.CLIENT else (100 + number, number)
     client, server = 40000 + number, 8000 + number
     ports = (client, server) if side is Side.CLIENT else (server, client)
-    conn = Conn(key=PairKey(*seqs, 0), side=side, cookie=0xA0 + side, tcp_seq=0, **values)
-    made = ConnRecord(conn=conn, inode=inode, family=2, in_map=1, local_port=ports[0], state=1)
+    conn = Conn(key=PairKey(*seqs, 0), side=side, cookie=0xA0 + side, **values)
+    made = ConnRecord(conn=conn, inode=inode, family=2, in_map=in_map, state=1)
+    made.local_port = ports[0]
+    made.bytes_acked, made.write_seq = tcp, seqs[0] + tcp
     made.remote_port = int.from_bytes(ports[1].to_bytes(2, "big"), sys.byteorder)
     made.local_ip4[:] = made.remote_ip4[:] = (10, 0, 0, 1)
     return made
@@ -518,9 +615,9 @@ class Pinned:
         self.found = [
             entry(1, Side.CLIENT, 41, netns=5, redirected_bytes=2048, redirected_messages=2),
             entry(1, Side.SERVER, 42, netns=6, redirected_bytes=10, redirected_messages=1),
-            entry(2, Side.CLIENT, netns=5, tcp_bytes=7, tcp_messages=3, last_reason=Reason.NO_PEER),
+            entry(2, Side.CLIENT, netns=5, tcp=7, tcp_messages=3, last_reason=Reason.NO_PEER),
             entry(2, Side.SERVER, netns=7),
-            entry(3, Side.SERVER, tcp_bytes=1, redirected_bytes=1, last_reason=Reason.UNREAD_TCP),
+            entry(3, Side.SERVER, tcp=1, redirected_bytes=1, last_reason=Reason.UNREAD_TCP),
         ]
         self.keys = [*(each.conn.key for each in self.found), PairKey(9, 10, 0)]
 
@@ -642,6 +739,25 @@ def test_dump_shows_people_the_same(
     assert rows[2][:8] == last
     assert rows[3] == ["unreadable", *["?"] * 9]
     assert " ".join(summary) == "6 entries, 3 of 3 connections shown"
+
+
+def test_dump_shows_what_the_policy_keeps_on_tcp_and_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pinned: Pinned
+) -> None:
+    reason = Reason.POLICY_SPLICE
+    ends = [
+        entry(4, side, 41, tcp=9, in_map=0, refused=reason, last_reason=reason) for side in Side
+    ]
+    pinned.found += ends
+    answer = dumped(monkeypatch, capsys, "--port", "8004")
+    (connection,) = answer["connections"]
+    assert (answer["entries"], connection["state"]) == (6, "tcp")
+    for end in (connection["client"], connection["server"]):
+        assert (end["reason"], end["tcp_bytes"], end["redirected_bytes"]) == ("policy-splice", 9, 0)
+        assert end["process"] == "nginx"
+    assert in_process(monkeypatch, "dump", "--port", "8004") == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.split()[-3:] == ["18", "B", "policy-splice"]
 
 
 def test_dump_that_follows_writes_one_line_a_time_and_ends_with_an_interrupt(

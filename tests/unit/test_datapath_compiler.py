@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sockaccel.datapath import bcc_module, compiler
+from sockaccel.datapath import bcc_module, btf, compiler, libbpf
 from sockaccel.datapath.compiler import Request, compile_and_pin
 from sockaccel.errors import (
     BccError,
@@ -103,6 +104,59 @@ def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(LoadError, match="more than 60 s") as caught:
         compile_and_pin(REQUEST)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("calls", "tracepoint", "loaded"),
+    [({"NR_READ": 0}, 77, True), (None, 77, False), ({"NR_READ": 0}, None, False)],
+)
+def test_the_reader_is_loaded_where_system_calls_and_tracepoint_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    calls: dict[str, int] | None,
+    tracepoint: int | None,
+    loaded: bool,
+) -> None:
+    pinned: dict[str, object] = {}
+    defined: dict[str, int] = {}
+    asked: list[str] = []
+
+    class Module:
+        def __init__(self, _: str, defines: dict[str, int], __: object) -> None:
+            defined.update(defines)
+
+        def map_fd(self, name: str) -> object:
+            return name
+
+        def load(self, name: str, _: object) -> object:
+            return name
+
+        def instructions(self, name: str) -> bytes:
+            return name.encode()
+
+    class Types:
+        def tracepoint(self, name: str) -> int | None:
+            asked.append(name)
+            return tracepoint
+
+    monkeypatch.setattr(compiler, "Module", Module)
+    monkeypatch.setattr(btf, "KernelTypes", Types)
+    monkeypatch.setattr(btf, "system_calls", lambda: calls)
+    monkeypatch.setattr(btf, "field_offsets", lambda: {"OFF_STATE": 18})
+    monkeypatch.setattr(libbpf, "fd", contextlib.nullcontext)
+    monkeypatch.setattr(libbpf, "link_iterator", lambda program, _: program)
+    monkeypatch.setattr(libbpf, "load_tracepoint", lambda *args: args)
+    monkeypatch.setattr(
+        libbpf, "pin", lambda descriptor, path: pinned.update({path.name: descriptor})
+    )
+    compiler._build(Request(str(tmp_path), {"MAX_SOCKETS": 7}), None)  # type: ignore[arg-type]
+    assert asked == ["tcp_rcv_space_adjust"]
+    assert defined == {"OFF_STATE": 18, "MAX_SOCKETS": 7} | (calls or {})
+    assert set(pinned) == {*compiler.MAPS, *compiler.PROGRAMS, "connections"} | (
+        {"reader"} if loaded else set()
+    )
+    if loaded:
+        assert pinned["reader"] == ("reader", b"reader", 77)
 
 
 @dataclass

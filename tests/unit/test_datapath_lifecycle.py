@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from sockaccel.datapath import lifecycle, pins
-from sockaccel.datapath.lifecycle import network_keys
+from sockaccel.datapath import libbpf, lifecycle, pins
+from sockaccel.datapath.layout import ProgramKey, ScopeFlags, Side, Trait
+from sockaccel.datapath.lifecycle import Scope, network_keys
 from sockaccel.datapath.options import Options
 from sockaccel.datapath.state import Datapath
 from sockaccel.errors import NotPermittedError, StateError
+from sockaccel.scope.netns import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +43,63 @@ def test_every_network_has_its_key() -> None:
     networks = [ip_network("10.0.0.0/8"), ip_network("fe80::/10")]
     assert network_keys(networks) == [key for one in networks for key in network_keys([one])]
     assert network_keys([]) == []
+
+
+class Maps:
+    """As much of an opened datapath as writing to its maps takes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.written: dict[str, dict[bytes, bytes]] = {}
+        monkeypatch.setattr(lifecycle, "Datapath", lambda _: self)
+        monkeypatch.setattr(
+            libbpf,
+            "update",
+            lambda name, key, value: self.written.setdefault(name, {}).update({key: value}),
+        )
+        monkeypatch.setattr(libbpf, "attach", lambda *_: None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def fd(self, name: str) -> str:
+        return name
+
+
+def words(written: dict[bytes, bytes]) -> dict[bytes, int]:
+    assert {len(value) for value in written.values()} <= {4}
+    return {key: int.from_bytes(value, "little") for key, value in written.items()}
+
+
+def test_the_maps_are_told_who_is_in_scope_and_which_programs_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    maps = Maps(monkeypatch)
+    namespaces = (Namespace(5, "/n/5"), Namespace(1 << 40, "/n/6", "web", policy_all=True))
+    options = Options("/a", accelerate=("a" * 20, "haproxy"), keep_on_tcp=("nginx",))
+    lifecycle._fill(Path("/p"), options, Scope(namespaces, None, frozenset()), 9)
+    assert words(maps.written["scope"]) == {
+        (5).to_bytes(8, "little"): ScopeFlags.MEMBER,
+        (1 << 40).to_bytes(8, "little"): ScopeFlags.MEMBER | ScopeFlags.POLICY_ALL,
+    }
+    known = words(maps.written["known_programs"])
+    assert known[b"a" * 15 + b"\0"] == known[b"haproxy".ljust(16, b"\0")] == Trait.FORCED
+    assert known[b"nginx".ljust(16, b"\0")] == Trait.REFUSED
+    assert known[b"curl".ljust(16, b"\0")] == Trait.RECV
+    assert Options.from_bytes(maps.written["options"][bytes(4)]) == options
+
+
+def test_the_policy_hears_of_listeners_only_where_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = Maps(monkeypatch)
+    key = ProgramKey(b"nginx", 1, 2, 3, Side.SERVER)
+    lifecycle._introduce(Path("/p"), Options("/a"), lambda: {7: key})
+    assert maps.written == {"listeners": {(7).to_bytes(8, "little"): bytes(key)}}
+    maps.written.clear()
+    everything = Options("/a", policy="all")
+    lifecycle._introduce(Path("/p"), everything, lambda: pytest.fail("listeners were looked for"))
+    assert maps.written == {}
 
 
 @pytest.fixture

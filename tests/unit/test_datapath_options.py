@@ -17,6 +17,8 @@ OTHERS: dict[str, tuple[object, str]] = {
     "ports": ("80,8000-8999", "--ports is unset, not 80,8000-8999"),
     "max_connections": (7, "--max-connections is 65536, not 7"),
     "docker_host": ("unix:///d", "--docker-host is unset, not unix:///d"),
+    "accelerate": (("java", "nginx"), "--accelerate is unset, not java,nginx"),
+    "keep_on_tcp": (("haproxy",), "--keep-on-tcp is unset, not haproxy"),
 }
 
 
@@ -68,6 +70,15 @@ def test_what_a_newer_version_stored_is_passed_over() -> None:
 
 def test_what_an_older_version_did_not_store_has_its_default() -> None:
     assert Options.from_bytes(b'{"cgroup": "/a"}') == Options("/a")
+
+
+def test_what_is_compared_after_being_stored_is_equal() -> None:
+    """Lists come back from JSON where tuples went in."""
+    stored = Options.from_bytes(changed().to_bytes())
+    assert stored.differences(changed()) == changed().differences(stored) == []
+    for name in ("netns", "accelerate", "keep_on_tcp"):
+        assert isinstance(getattr(stored, name), tuple), name
+        assert getattr(Options.from_bytes(b'{"cgroup": "/a"}'), name) == (), name
 
 
 @pytest.mark.parametrize("stored", [b"", bytes(8), b"{", b"\xff", b"{}"])

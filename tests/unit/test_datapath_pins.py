@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sockaccel.datapath import compiler, pins
+from sockaccel.datapath.state import Datapath
 from sockaccel.errors import HostError, InputError, NotPermittedError, StateError
 
 BPFFS = 0xCAFE4A11
@@ -27,7 +28,19 @@ def directory(tmp_path: Path) -> Path:
 def test_what_is_pinned_has_names_that_the_kernel_takes() -> None:
     assert {"sock_ops", "sk_msg", "sock_ops_map", "connections", pins.LINK} <= pins.NAMES
     assert set(compiler.MAPS) | set(compiler.PROGRAMS) <= pins.NAMES
+    assert {"reader", pins.READER_LINK} <= pins.NAMES
+    assert "scratch" not in pins.NAMES
     assert not [name for name in pins.NAMES if "." in name or "/" in name]
+
+
+def test_a_datapath_without_the_reader_is_complete(directory: Path) -> None:
+    """A CPU whose system calls nobody knows has none, nor has --policy all a link."""
+    (directory / pins.READER_LINK).unlink()
+    assert Datapath(directory).complete
+    (directory / compiler.READER).unlink()
+    assert Datapath(directory).complete
+    (directory / "programs").unlink()
+    assert not Datapath(directory).complete
 
 
 def test_a_directory_that_is_not_on_a_bpffs_is_refused(tmp_path: Path) -> None:

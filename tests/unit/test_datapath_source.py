@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sockaccel.datapath import btf, compiler, lifecycle, source
-from sockaccel.datapath.compiler import ITERATOR, MAPS, PROGRAMS
+from sockaccel.datapath.compiler import ITERATOR, MAPS, PROGRAMS, READER
 from sockaccel.datapath.options import Options
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ def code_of(text: str) -> str:
 
 
 CODE = code_of(source.assemble())
+NOT_PINNED = ["scratch"]
+"""Maps that only the kernel side uses, between two lines of one program."""
 FILES = sorted(path.name for path in source.directory().glob("*.[ch]"))
 
 
@@ -70,12 +72,12 @@ def test_the_maps_that_are_pinned_are_those_that_are_defined() -> None:
         *re.findall(r"\bBPF_(?:SK_STORAGE|ARRAY|PERCPU_ARRAY)\((\w+)", CODE),
         *re.findall(r'section\("maps/\w+"\)\)\) struct \w+ (\w+)', CODE),
     ]
-    assert sorted(defined) == sorted(MAPS)
+    assert sorted(defined) == sorted([*MAPS, *NOT_PINNED])
 
 
 def test_the_programs_that_are_loaded_are_those_that_are_defined() -> None:
     defined = re.findall(r"^int (\w+)\(", CODE, re.M)
-    assert sorted(defined) == sorted([*PROGRAMS, ITERATOR])
+    assert sorted(defined) == sorted([*PROGRAMS, READER, ITERATOR])
 
 
 @pytest.mark.parametrize(
@@ -91,8 +93,18 @@ def test_every_message_is_passed(name: str) -> None:
 
 
 def test_sock_ops_always_answers_1_and_sets_nothing() -> None:
-    steps = {"sock_ops", "on_syn", "on_active", "on_passive", "on_state", "unpaired"}
-    called = re.compile(r"(?:ctx->is_fullsock \? 1 : )?(\w+)\(.*\)")
+    steps = {
+        "sock_ops",
+        "on_listen",
+        "on_connect",
+        "on_syn",
+        "on_active",
+        "on_passive",
+        "on_state",
+        "forget",
+        "unpaired",
+    }
+    called = re.compile(r"(?:[^?:]+ \? 1 : )?(\w+)\(.*\)")
     for name in steps:
         for value in returns_of(name):
             match = called.fullmatch(value)
@@ -101,16 +113,46 @@ def test_sock_ops_always_answers_1_and_sets_nothing() -> None:
     assert "setsockopt" not in CODE
 
 
+def test_the_tracepoint_is_answered_with_0_and_changes_no_socket() -> None:
+    assert set(returns_of("reader")) == {"0"}
+    for name in ("override_return", "probe_write", "send_signal"):
+        assert name not in CODE
+
+
+def test_a_cpu_whose_system_calls_nobody_knows_does_without_the_reader() -> None:
+    assert list(btf._SYSTEM_CALLS)
+    for registers, numbers in btf._SYSTEM_CALLS.values():
+        assert "NR_READ" in numbers
+        for name in (*registers, *numbers, "O_NONBLOCK_FLAG"):
+            assert name not in re.sub(r"^#ifdef NR_READ$.*?^#endif$", "", CODE, flags=re.M | re.S)
+
+
+def test_what_is_asked_of_a_system_call_is_the_same_on_every_cpu() -> None:
+    used = set(re.findall(r"\bOFF_REGS_\w+|\bNR_\w+|\bO_NONBLOCK_FLAG\b", CODE))
+    for registers, numbers in btf._SYSTEM_CALLS.values():
+        assert {*registers, *numbers, "O_NONBLOCK_FLAG"} == used
+
+
 def test_callback_flags_are_only_added() -> None:
     calls = re.findall(r"cb_flags_set\(([^;]*)\);", CODE)
     assert calls
     assert all(call.startswith("ctx, ctx->bpf_sock_ops_cb_flags |") for call in calls)
 
 
-def test_every_offset_that_is_used_is_asked_for_and_the_reverse() -> None:
-    used = set(re.findall(r"\bOFF_\w+|\bRCVBUF_LOCK\b", CODE))
-    computed = {"OFF_SOCKET_INODE", "RCVBUF_LOCK"}
-    assert used == set(btf._REQUIRED) | set(btf._OPTIONAL) | computed
+def test_every_offset_that_is_used_is_asked_for_and_the_reverse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A kernel that lacks no field.
+    monkeypatch.setattr(btf.KernelTypes, "bit_offset", lambda *_: 0)
+    monkeypatch.setattr(btf.KernelTypes, "enumerator", lambda *_: 0)
+    asked_for = set(btf.field_offsets())
+    words = set(re.findall(r"\b[A-Z]\w+", CODE))
+    assert asked_for <= words
+    offsets = {name for name in words if name.startswith("OFF_")}
+    assert {name for name in offsets if not name.startswith("OFF_REGS_")} <= asked_for
+    # No name stands for two fields.
+    tables: tuple[dict[str, Any], ...] = (btf._REQUIRED, btf._RENAMED, btf._OPTIONAL)
+    assert len({name for table in tables for name in table}) == sum(map(len, tables))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,8 @@ from sockaccel.errors import NotPermittedError, StateError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+RECORD_SIZE = ctypes.sizeof(ConnRecord)
 
 
 def record(number: int) -> ConnRecord:
@@ -57,7 +60,7 @@ def test_what_an_interrupted_enable_left_is_neither_attached_nor_active(tmp_path
         assert not datapath.active
 
 
-@pytest.mark.parametrize("size", [1, 100, 240, 241, 1 << 20])
+@pytest.mark.parametrize("size", [1, 100, RECORD_SIZE, RECORD_SIZE + 1, 1 << 20])
 def test_records_are_put_together_from_whatever_pieces_come(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int
 ) -> None:

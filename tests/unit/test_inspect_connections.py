@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from sockaccel.datapath.layout import Conn, ConnRecord, PairKey, Reason, Side
-from sockaccel.inspect.connections import Connection, Container, State, join, tcp_bytes
+from sockaccel.inspect.connections import Connection, Container, Dump, State, join, tcp_bytes
 
 ESTABLISHED, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 4, 5, 6
 CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 7, 8, 9, 11
+POLICY = [reason for reason in Reason if reason.is_policy]
 
 CLIENT = (0x11111111, 0x22222222, 0)
 SERVER = (0x22222222, 0x11111111, 0)
@@ -27,10 +28,14 @@ def record(
     tcp: int = 0,
     **values: Any,
 ) -> ConnRecord:
-    """Return what the kernel would write; `values` are fields of either structure."""
+    """Return what the kernel would write; `values` are fields of either structure.
+
+    tcp: how far write_seq has moved, all of it acknowledged.
+    """
     made = ConnRecord(
-        conn=Conn(key=PairKey(*key), side=side, tcp_seq=key[0]),
+        conn=Conn(key=PairKey(*key), side=side),
         write_seq=(key[0] + tcp) & 0xFFFFFFFF,
+        bytes_acked=tcp,
         state=ESTABLISHED,
         in_map=1,
         family=2,
@@ -56,6 +61,11 @@ def client(**values: Any) -> ConnRecord:
 
 def server(**values: Any) -> ConnRecord:
     return record(SERVER, Side.SERVER, "10.0.0.2", "10.0.0.1", (8080, 40001), **values)
+
+
+def refused(reason: Reason, **values: Any) -> dict[str, Any]:
+    """Return the fields of an end that the policy keeps on TCP; it never was in the map."""
+    return {"refused": int(reason), "last_reason": int(reason), "in_map": 0, **values}
 
 
 def joined(*records: ConnRecord, **more: Any) -> tuple[Connection, ...]:
@@ -135,6 +145,69 @@ def test_a_record_that_has_left_the_map_is_passed_over() -> None:
     assert (dump.entries, dump.unreadable) == (1, ())
 
 
+@pytest.mark.parametrize("reason", POLICY)
+@pytest.mark.parametrize("tcp", [0, 7])
+def test_what_the_policy_keeps_on_tcp_is_shown_and_is_no_entry(reason: Reason, tcp: int) -> None:
+    ends = [client(**refused(reason, tcp=tcp)), server(**refused(reason))]
+    dump = join([], ends)
+    (connection,) = dump.connections
+    assert (dump.entries, dump.unreadable) == (0, ())
+    assert connection.id == "1111111122222222"
+    assert connection.state is State.TCP
+    assert [end.reason for end in connection.endpoints] == [reason, reason]
+    assert sum(end.tcp_bytes for end in connection.endpoints) == tcp
+
+
+def test_what_the_policy_refused_stands_beside_the_entries_of_the_map() -> None:
+    unknown = refused(Reason.POLICY_UNKNOWN)
+    other = record((1, 2, 0), Side.CLIENT, **unknown), record((2, 1, 0), Side.SERVER, **unknown)
+    ends = [client(redirected_bytes=1), server()]
+    dump = join([each.conn.key for each in ends], [*other, *ends])
+    assert (dump.entries, dump.unreadable) == (2, ())
+    states = {each.id: each.state for each in dump.connections}
+    assert states == {"1111111122222222": State.REDIRECT, "0000000100000002": State.TCP}
+
+
+def shown(dump: Dump) -> tuple[bool, ...]:
+    return tuple(bool(each.client) for each in dump.connections)
+
+
+@pytest.mark.parametrize(
+    ("state", "open_"),
+    [
+        (ESTABLISHED, True),
+        (CLOSE_WAIT, True),  # only the peer has closed
+        (FIN_WAIT1, False),
+        (FIN_WAIT2, False),
+        (TIME_WAIT, False),
+        (CLOSE, False),
+        (LAST_ACK, False),
+        (CLOSING, False),
+    ],
+)
+def test_what_its_process_has_closed_is_not_shown_though_the_policy_refused_it(
+    state: int, open_: bool
+) -> None:
+    values = refused(Reason.POLICY_SPLICE, state=state)
+    assert shown(join([], [client(**values)])) == (True,) * open_
+    # Nor what was never refused, or left the map when it was closed.
+    assert shown(join([], [client(in_map=0, state=state)])) == ()
+
+
+@pytest.mark.parametrize("gone", ["client", "server"])
+def test_a_refused_end_whose_peer_has_closed_is_shown_alone(gone: str) -> None:
+    values = {
+        name: refused(Reason.POLICY_BLOCKING, state=FIN_WAIT2 if name == gone else CLOSE_WAIT)
+        for name in ("client", "server")
+    }
+    connection = only(client(**values["client"]), server(**values["server"]))
+    assert connection.state is State.TCP
+    assert (connection.client is None, connection.server is None) == (
+        gone == "client",
+        gone == "server",
+    )
+
+
 def test_a_record_that_is_newer_than_the_walk_counts_as_an_entry() -> None:
     dump = join([PairKey(*CLIENT)], [client(), server()])
     assert dump.entries == 2
@@ -157,6 +230,8 @@ def test_nothing_is_nothing() -> None:
         ({"tcp": 1}, {"redirected_bytes": 1}, State.MIXED),
         ({"redirected_bytes": 1, "tcp": 1}, {}, State.MIXED),
         ({"redirected_bytes": 1, "tcp": 1, "state": FIN_WAIT1}, {}, State.REDIRECT),
+        (refused(Reason.POLICY_USER), {}, State.TCP),
+        ({}, refused(Reason.POLICY_USER), State.TCP),
     ],
 )
 def test_the_state_says_which_way_the_bytes_went(
@@ -233,21 +308,45 @@ def test_owners_and_containers_are_looked_up_by_inode_and_namespace() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tcp_seq", "write_seq", "written"),
+    ("local_seq", "write_seq", "written"),
     [
         (100, 100, 0),
         (100, 105, 5),
         (0xFFFFFFFE, 3, 5),  # past the end of the sequence space
         (0xFFFFFFFF, 0, 1),
-        (0, 0xFFFFFFFF, 0xFFFFFFFF),
+        (0, 0x7FFFFFFF, 0x7FFFFFFF),  # nothing acknowledged: more than any window
     ],
 )
-def test_tcps_share_is_what_write_seq_has_moved(tcp_seq: int, write_seq: int, written: int) -> None:
-    moved = client(tcp_seq=tcp_seq)
+def test_tcps_share_is_what_write_seq_has_moved(
+    local_seq: int, write_seq: int, written: int
+) -> None:
+    moved = record((local_seq, 1, 0), Side.CLIENT)
     moved.write_seq = write_seq
+    for acknowledged in {0, written // 2, written}:
+        moved.bytes_acked = acknowledged
+        assert tcp_bytes(moved) == written
+
+
+@pytest.mark.parametrize("local_seq", [0, 100, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+@pytest.mark.parametrize("acknowledged", [0, 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32])
+@pytest.mark.parametrize("wraps", [0, 1, 5, 1 << 20])
+@pytest.mark.parametrize("in_flight", [0, 1, (1 << 30) - 1])
+def test_tcps_share_beyond_4_gib_is_told_by_what_was_acknowledged(
+    local_seq: int, acknowledged: int, wraps: int, in_flight: int
+) -> None:
+    acknowledged += wraps << 32
+    written = acknowledged + in_flight
+    moved = record((local_seq, 1, 0), Side.CLIENT, tcp=written, bytes_acked=acknowledged)
+    assert moved.write_seq == (local_seq + written) % (1 << 32)
     assert tcp_bytes(moved) == written
-    moved.conn.tcp_bytes = 1 << 33
-    assert tcp_bytes(moved) == (1 << 33) + written
+
+
+@pytest.mark.parametrize("written", [0, 10, (1 << 31) - 1, (1 << 32) - 1, 1 << 32, 1 << 40])
+def test_a_syn_that_was_acknowledged_is_no_byte(written: int) -> None:
+    """A client's SYN, and whoever's FIN, count in bytes_acked as in a sequence number."""
+    assert tcp_bytes(client(tcp=written, bytes_acked=written + 1)) == written
+    closed = client(tcp=written + 1, bytes_acked=written + 2, state=FIN_WAIT2)
+    assert tcp_bytes(closed) == written
 
 
 @pytest.mark.parametrize(
@@ -265,14 +364,15 @@ def test_tcps_share_is_what_write_seq_has_moved(tcp_seq: int, write_seq: int, wr
 )
 def test_a_fin_has_a_number_and_is_no_byte(state: int, fin: int) -> None:
     assert tcp_bytes(client(tcp=10, state=state)) == 10 - fin
-    # The message that was counted last was in front of the FIN.
-    assert tcp_bytes(client(tcp=1, tcp_bytes=9, state=state)) == 10 - fin
+    # The FIN is the one number that is not acknowledged.
+    assert tcp_bytes(client(tcp=10, bytes_acked=9, state=state)) == 10 - fin
+    assert tcp_bytes(client(tcp=(1 << 32) + 10, state=state)) == (1 << 32) + 10 - fin
     # The state changes a moment before the FIN takes its number.
     assert tcp_bytes(client(state=state)) == 0
     assert tcp_bytes(client(tcp=1, state=state)) == 1 - fin
 
 
 def test_the_counters_of_tcp_are_shown() -> None:
-    end = only(client(tcp=4, tcp_bytes=3, tcp_messages=2)).client
+    end = only(client(tcp=7, tcp_messages=2)).client
     assert end
     assert (end.tcp_bytes, end.tcp_messages) == (7, 2)

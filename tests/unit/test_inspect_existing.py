@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sockaccel.inspect.existing import count_existing_local, count_pairs
+from sockaccel.datapath.layout import Side
+from sockaccel.datapath.programs import program_key
+from sockaccel.inspect import existing
+from sockaccel.inspect.existing import count_existing_local, count_pairs, existing_listeners
+from sockaccel.inspect.processes import Owner
 from sockaccel.inspect.sockdiag import TcpSocket
 from sockaccel.scope.netns import OWN, Namespace, in_netns, netns_cookie
 from sockaccel.scope.ports import parse_ports
@@ -167,3 +173,93 @@ def test_connections_within_and_across_real_namespaces_are_counted(
         outside = connect(own, own, "127.0.0.1")
         assert count_existing_local([own], parse_ports(str(outside))) == 1
         assert count_existing_local([first, second]) == 3
+
+
+SO_COOKIE = 57
+LISTENER = """
+import socket, struct, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(struct.unpack("=Q", server.getsockopt(socket.SOL_SOCKET, 57, 8))[0], flush=True)
+sys.stdin.read()
+"""
+
+
+def cookie_of(which: socket.socket) -> int:
+    cookie: int = struct.unpack("=Q", which.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
+    return cookie
+
+
+@needs_root
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_listener_is_the_program_that_holds_it(address: str) -> None:
+    own = Namespace(netns_cookie(), OWN)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    expected = bytes(program_key(os.getpid(), Side.SERVER))
+    with socket.create_server((address, 0), family=family) as server, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        with (
+            socket.create_connection(server.getsockname()[:2]) as client,
+            server.accept()[0] as end,
+        ):
+            found = existing_listeners([own, own])
+            assert bytes(found[cookie_of(server)]) == expected
+            assert not {cookie_of(each) for each in (silent, client, end)} & set(found)
+        cookie = cookie_of(server)
+    assert cookie not in existing_listeners([own])
+
+
+@needs_root
+def test_listeners_of_other_processes_and_namespaces_are_found(
+    pair: tuple[Namespace, Namespace],
+) -> None:
+    first, second = pair
+    command = [sys.executable, "-c", LISTENER]
+    with ExitStack() as stack:
+
+        def listener(namespace: Namespace) -> tuple[int, bytes]:
+            process = stack.enter_context(
+                in_netns(
+                    namespace.path,
+                    lambda: subprocess.Popen(
+                        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    ),
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout
+            cookie = int(process.stdout.readline())
+            return cookie, bytes(program_key(process.pid, Side.SERVER))
+
+        def found(*namespaces: Namespace) -> dict[int, bytes]:
+            return {cookie: bytes(key) for cookie, key in existing_listeners(namespaces).items()}
+
+        gone = Namespace(10**9, "/proc/4194305/ns/net")
+        assert found(first, second) == {}
+        here, there = dict([listener(first)]), dict([listener(second)])
+        assert found(first) == here
+        assert found(second) == there
+        assert found(gone, first, second) == here | there
+        assert found() == {}
+
+
+def test_a_listener_whose_process_is_gone_or_hidden_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def end_of(cookie: int, inode: int) -> TcpSocket:
+        return TcpSocket(cookie, inode, 0, socket.AF_INET, 10, ("0.0.0.0", 80), ("0.0.0.0", 0))
+
+    asked = []
+
+    def owners(inodes: set[int]) -> dict[int, Owner]:
+        asked.append(inodes)
+        # Of 13 nobody knows who holds it; the holder of 12 has ended since.
+        return {11: Owner(os.getpid(), "me"), 12: Owner(2**22 + 1, "gone")}
+
+    sockets = [end_of(1, 11), end_of(2, 12), end_of(3, 13), end_of(4, 0)]
+    monkeypatch.setattr(existing, "in_netns", lambda *_: sockets)
+    monkeypatch.setattr(existing, "owners", owners)
+    found = existing_listeners([Namespace(1, "/n")])
+    assert {cookie: bytes(key) for cookie, key in found.items()} == {
+        1: bytes(program_key(os.getpid(), Side.SERVER))
+    }
+    assert asked == [{11, 12, 13}]  # all at once, and none without a file

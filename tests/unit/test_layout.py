@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sockaccel.datapath import layout, source
-from sockaccel.datapath.layout import ConfigFlags, Counter, Reason, Side
+from sockaccel.datapath.layout import (
+    ConfigFlags,
+    Counter,
+    Program,
+    ProgramKey,
+    Reason,
+    ScopeFlags,
+    Side,
+    Trait,
+)
+
+if TYPE_CHECKING:
+    from enum import IntFlag
 
 TEXT = re.sub(r"/\*.*?\*/", "", (source.directory() / "layout.h").read_text(), flags=re.DOTALL)
 
@@ -21,6 +34,8 @@ SCALARS: dict[str, type] = {
 }
 MIRRORS: dict[str, type[ctypes.Structure]] = {
     "pair_key": layout.PairKey,
+    "program_key": ProgramKey,
+    "program": Program,
     "conn": layout.Conn,
     "conn_record": layout.ConnRecord,
     "config": layout.Config,
@@ -117,8 +132,25 @@ def test_the_reasons_agree() -> None:
         "MAX": layout.REASON_SLOTS,
     }
     assert max(Reason) < layout.REASON_SLOTS
-    # sk_msg takes a reason modulo the number of slots.
-    assert layout.REASON_SLOTS & (layout.REASON_SLOTS - 1) == 0
+
+
+def test_every_reason_of_a_message_has_its_slot_in_the_connection() -> None:
+    slots = [reason - Reason.BACK_PRESSURE for reason in Reason if reason.per_message]
+    assert slots == list(range(len(slots)))
+    assert len(slots) <= layout.MESSAGE_REASONS == CONSTANTS["MESSAGE_REASONS"]
+    assert layout.Conn().reasons._length_ == layout.MESSAGE_REASONS
+    # on_state adds every slot to the counter of its reason, named or not.
+    assert Reason.BACK_PRESSURE + layout.MESSAGE_REASONS <= layout.REASON_SLOTS
+
+
+def test_the_reasons_of_the_policy_are_told_by_their_range() -> None:
+    policy = {reason for reason in Reason if reason.is_policy}
+    assert policy == {reason for reason in Reason if reason.label.startswith("policy-")}
+    assert policy == {reason for reason in Reason if "POLICY" in reason.name}
+    assert not any(reason.per_message for reason in policy)
+    code = (source.directory() / "sock_ops.c").read_text()
+    (limits,) = re.findall(r"reason >= REASON_(\w+) && reason <= REASON_(\w+);", code)
+    assert [Reason[name] for name in limits] == [min(policy), max(policy)]
 
 
 def test_the_counters_agree() -> None:
@@ -133,11 +165,39 @@ def test_the_sides_agree() -> None:
     assert enumerators("SIDE_") == {name: side.value for name, side in Side.__members__.items()}
 
 
-def test_the_flags_agree_and_are_single_bits() -> None:
-    flags = {name: flag.value for name, flag in ConfigFlags.__members__.items()}
-    assert enumerators("CONFIG_") == flags
+@pytest.mark.parametrize(
+    ("prefix", "mirror"), [("CONFIG_", ConfigFlags), ("SCOPE_", ScopeFlags), ("TRAIT_", Trait)]
+)
+def test_the_flags_agree_and_are_single_bits(prefix: str, mirror: type[IntFlag]) -> None:
+    flags = {name: flag.value for name, flag in mirror.__members__.items()}
+    assert enumerators(prefix) == flags
     assert all(value.bit_count() == 1 for value in flags.values())
     assert len(set(flags.values())) == len(flags)
+
+
+def test_the_name_and_the_arguments_of_a_program_have_the_size_that_is_compared() -> None:
+    assert STRUCTURES["program_key"].name.size == layout.PROGRAM_NAME_SIZE
+    assert CONSTANTS["ARGUMENTS_SIZE"] == layout.ARGUMENTS_SIZE
+    assert layout.ARGUMENTS_SIZE % 8 == 0  # hashed by words
+    maps = (source.directory() / "maps.h").read_text()
+    (size,) = re.findall(r"struct program_name \{\s*char name\[(\d+)\];\s*\};", maps)
+    assert int(size) == layout.PROGRAM_NAME_SIZE
+
+
+@pytest.mark.parametrize(
+    ("field", "trait"),
+    [
+        ("earned", Trait.RECV),
+        ("splice", Trait.SPLICE),
+        ("blocking", Trait.BLOCKING),
+        ("unusual", Trait.UNUSUAL),
+    ],
+)
+def test_what_was_learned_reads_as_traits(field: str, trait: Trait) -> None:
+    assert Program(**{field: 1}).traits is trait
+    assert Program(**{"earned": 1, field: 1}).traits == Trait.RECV | trait
+    # All bytes but the traits' are of no meaning here.
+    assert Program(connections=0xFFFFFFFF).traits == Trait(0)
 
 
 def test_the_labels_of_the_reasons_are_those_of_the_interface() -> None:
@@ -150,6 +210,13 @@ def test_the_labels_of_the_reasons_are_those_of_the_interface() -> None:
         "map-full",
         "foreign-owner",
         "kernel",
+        "deferred-accept",
+        "policy-splice",
+        "policy-fionread",
+        "policy-blocking",
+        "policy-unusual",
+        "policy-user",
+        "policy-unknown",
         "back-pressure",
         "unread-tcp",
         "small-writes",

@@ -15,7 +15,7 @@ from docker import APIClient
 from sockaccel.errors import DockerError, InputError
 from sockaccel.scope import docker
 from sockaccel.scope.docker import Container, docker_namespaces, docker_url, snapshot
-from sockaccel.scope.labels import ENABLE, select, wanted
+from sockaccel.scope.labels import ENABLE, POLICY, policies, select, wanted
 from sockaccel.scope.netns import Namespace, netns_cookie
 
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make ne
 HOST = 1  # the cookie of the host's namespace in the tests of select()
 
 
-def container(name: str, enable: str | None = None, mode: str = "bridge") -> Container:
+def container(
+    name: str, enable: str | None = None, mode: str = "bridge", *, policy: str | None = None
+) -> Container:
     labels = {} if enable is None else {ENABLE: enable}
+    labels |= {} if policy is None else {POLICY: policy}
     return Container("f" * 64, name, 7, mode, labels)
 
 
@@ -272,6 +275,64 @@ def test_host_network_containers_are_left_out_and_told_so_if_they_asked() -> Non
     assert "--netns" in warning
     # Also where the agent itself sees another namespace as its own.
     assert select([(9, silent), (9, joined)], HOST) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "everything"),
+    [
+        ([None], False),
+        (["safe"], False),
+        (["all"], True),
+        ([" ALL\n"], True),
+        (["Safe"], False),
+        (["all", "all"], True),
+        (["all", "safe"], False),
+        (["all", None], False),  # one that says nothing is asked
+        ([None, None], False),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_namespace_is_not_asked_only_if_all_its_containers_say_so(
+    values: list[str | None], everything: bool, order: int
+) -> None:
+    members = [(5, container(f"web{number}", policy=value)) for number, value in enumerate(values)]
+    assert policies(members[::order]) == ({5: everything}, [])
+
+
+def test_each_namespace_has_its_own_policy() -> None:
+    members = [(5, container("a", policy="all")), (6, container("b")), (7, container("c"))]
+    assert policies(members) == ({5: True, 6: False, 7: False}, [])
+    assert policies([]) == ({}, [])
+
+
+@pytest.mark.parametrize("value", ["", "fast", "true", "all,safe"])
+def test_a_policy_that_is_none_is_told_and_taken_as_safe(value: str) -> None:
+    bad, good = container("bad", policy=value), container("good", policy="all")
+    answers, warnings = policies([(5, bad), (6, good)])
+    assert answers == {5: False, 6: True}
+    (warning,) = warnings
+    assert warning == (
+        f"cannot use label sockaccel.policy of container 'bad': '{value}' "
+        "is neither safe nor all; taken as safe"
+    )
+    # Also where others of its namespace want everything, and it is told once for each.
+    answers, warnings = policies([(5, good), (5, bad), (5, bad)])
+    assert answers == {5: False}
+    assert len(warnings) == 2
+
+
+@needs_root
+@pytest.mark.parametrize(("policy", "everything"), [("all", True), ("safe", False), ("x", False)])
+def test_the_policy_of_a_container_goes_with_its_namespace(
+    daemon: Daemon, other: int, policy: str, everything: bool
+) -> None:
+    daemon.add("web", other, policy=policy)
+    path = f"/proc/{other}/ns/net"
+    namespaces, warnings = docker_namespaces(daemon.url)
+    assert namespaces == [Namespace(netns_cookie(path), path, "web", everything)]
+    assert [("'web'" in each, "'x'" in each) for each in warnings] == [(True, True)] * (
+        policy == "x"
+    )
 
 
 def test_docker_is_imported_only_when_it_is_asked() -> None:
