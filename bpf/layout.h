@@ -37,19 +37,22 @@ struct handshake {
 	u64 client_cookie;
 	u32 state;       /* enum handshake_state */
 	u32 reason;      /* enum reason: why both ends stay on TCP, REASON_NONE if they do not */
+	u32 local_ip;    /* of the client, folded to 32 bits */
+	u32 remote_ip;   /* of the client, folded to 32 bits */
 	u16 local_port;  /* of the client, host order */
 	u16 remote_port; /* of the client, host order */
 	u32 pad;
 };
-_Static_assert(sizeof(struct handshake) == 56, "mirrored in layout.py");
+_Static_assert(sizeof(struct handshake) == 64, "mirrored in layout.py");
 
 /* What a client that waits for its peer finds in `peers` under its own key. */
 struct peer {
 	u64 sk;
 	u64 cookie;
 	u64 netns;
+	u64 refresh_ns; /* for conn.refresh_ns */
 };
-_Static_assert(sizeof(struct peer) == 24, "mirrored in layout.py");
+_Static_assert(sizeof(struct peer) == 32, "mirrored in layout.py");
 
 /* Why something went by TCP. Mirrored by sockaccel.datapath.layout.Reason. */
 enum reason {
@@ -77,6 +80,7 @@ enum reason {
 	REASON_DISABLED = 19,
 	REASON_ULP = 20,
 	REASON_SHARED_WRITERS = 21,
+	REASON_CONNTRACK = 22,
 	REASON_MAX = 32,
 };
 #define MESSAGE_REASONS 8 /* from REASON_BACK_PRESSURE on */
@@ -162,11 +166,13 @@ struct conn {
 	u32 queued_seq; /* write_seq up to which the peer is known to have queued all */
 	u16 sharing;    /* enum sharing, see sk_msg.c */
 	u16 quiet;      /* messages left in SHARING_TCP */
+	u64 refresh_at; /* ktime, ns: when a message is to go by TCP, for conntrack's sake */
+	u64 refresh_ns; /* so long after the one before */
 	struct program_key program;
 	u32 watch; /* enum watch, see reader.c */
 	u32 reads; /* seen while watched */
 };
-_Static_assert(sizeof(struct conn) == 208, "mirrored in layout.py");
+_Static_assert(sizeof(struct conn) == 224, "mirrored in layout.py");
 
 /* One line of the iterator `connections`. */
 struct conn_record {
@@ -185,7 +191,7 @@ struct conn_record {
 	u8 remote_ip6[16];
 	u32 pad;
 };
-_Static_assert(sizeof(struct conn_record) == 280, "mirrored in layout.py");
+_Static_assert(sizeof(struct conn_record) == 296, "mirrored in layout.py");
 
 #define CONFIG_ENABLED 1   /* off: every message takes TCP, no socket is enrolled */
 #define CONFIG_SCOPE_ALL 2 /* every namespace is in scope */

@@ -143,6 +143,21 @@ static __always_inline int may_send(void *tcp, u64 peer)
 	return !(shutdown & 1 /* RCV_SHUTDOWN */);
 }
 
+/*
+ * True when this message should go by TCP so that conntrack sees the connection at
+ * work: it sees no redirected byte, lets the entry expire, and what TCP sends later
+ * is then not translated, or taken for a stranger's.
+ */
+static __always_inline int conntrack_is_due(struct conn *conn)
+{
+	u64 now = bpf_ktime_get_coarse_ns();
+
+	if (now < conn->refresh_at)
+		return 0;
+	conn->refresh_at = now + conn->refresh_ns;
+	return 1;
+}
+
 /* REASON_NONE: this message may be redirected. */
 static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, void *tcp,
 				   u32 write_seq)
@@ -161,6 +176,10 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 			return REASON_NO_PEER;
 		conn->peer_sk = peer->sk;
 		conn->peer_netns = peer->netns;
+		if (conn->refresh_ns != peer->refresh_ns) {
+			conn->refresh_ns = peer->refresh_ns;
+			conn->refresh_at = bpf_ktime_get_coarse_ns() + conn->refresh_ns;
+		}
 		conn->peer_cookie = peer->cookie;
 		peers.delete(&key);
 	}
@@ -207,7 +226,7 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 	read_field(&ulp, conn->peer_sk, OFF_ULP_OPS);
 	if (ulp)
 		return REASON_ULP;
-	return REASON_NONE;
+	return conntrack_is_due(conn) ? REASON_CONNTRACK : REASON_NONE;
 }
 
 int sk_msg(struct sk_msg_md *msg)

@@ -22,28 +22,67 @@ static __always_inline int unpaired(u32 reason)
 	return 1;
 }
 
-/* Fills `address` with the remote address, IPv4 as v4-mapped, and says if both are loopback. */
-static __always_inline int loopback_and_remote(struct bpf_sock_ops *ctx, u32 *address)
-{
-	u32 local0 = ctx->local_ip6[0], local1 = ctx->local_ip6[1];
-	u32 local2 = ctx->local_ip6[2], local3 = ctx->local_ip6[3];
+/* The addresses of a socket, IPv4 as v4-mapped. */
+struct addresses {
+	u32 local[4];
+	u32 remote[4];
+};
 
-	address[0] = ctx->remote_ip6[0];
-	address[1] = ctx->remote_ip6[1];
-	address[2] = ctx->remote_ip6[2];
-	address[3] = ctx->remote_ip6[3];
+static __always_inline void read_addresses(struct bpf_sock_ops *ctx, struct addresses *a)
+{
 	if (ctx->family == 2 /* AF_INET */) {
-		address[0] = address[1] = local0 = local1 = 0;
-		address[2] = local2 = bpf_htonl(0xffff);
-		address[3] = ctx->remote_ip4;
-		local3 = ctx->local_ip4;
+		a->local[0] = a->local[1] = a->remote[0] = a->remote[1] = 0;
+		a->local[2] = a->remote[2] = bpf_htonl(0xffff);
+		a->local[3] = ctx->local_ip4;
+		a->remote[3] = ctx->remote_ip4;
+		return;
 	}
-	if (address[0] || address[1] || local0 || local1)
+	a->local[0] = ctx->local_ip6[0];
+	a->local[1] = ctx->local_ip6[1];
+	a->local[2] = ctx->local_ip6[2];
+	a->local[3] = ctx->local_ip6[3];
+	a->remote[0] = ctx->remote_ip6[0];
+	a->remote[1] = ctx->remote_ip6[1];
+	a->remote[2] = ctx->remote_ip6[2];
+	a->remote[3] = ctx->remote_ip6[3];
+}
+
+/* True when both are loopback. */
+static __always_inline int are_loopback(struct addresses *a)
+{
+	u32 mapped = bpf_htonl(0xffff);
+
+	if (a->remote[0] || a->remote[1] || a->local[0] || a->local[1])
 		return 0;
-	if (address[2] == bpf_htonl(0xffff) && local2 == bpf_htonl(0xffff))
-		return (bpf_ntohl(address[3]) >> 24) == 127 && (bpf_ntohl(local3) >> 24) == 127;
-	return address[2] == 0 && local2 == 0 && address[3] == bpf_htonl(1) &&
-	       local3 == bpf_htonl(1);
+	if (a->remote[2] == mapped && a->local[2] == mapped)
+		return (bpf_ntohl(a->remote[3]) >> 24) == 127 &&
+		       (bpf_ntohl(a->local[3]) >> 24) == 127;
+	return a->remote[2] == 0 && a->local[2] == 0 && a->remote[3] == bpf_htonl(1) &&
+	       a->local[3] == bpf_htonl(1);
+}
+
+static __always_inline u32 folded(u32 *address)
+{
+	return address[0] ^ address[1] ^ address[2] ^ address[3];
+}
+
+/*
+ * How often conntrack must see the connection. Where addresses or ports are
+ * translated an expired entry breaks it, and its timeout may be seconds; elsewhere
+ * the timeout is days unless somebody has set it otherwise.
+ */
+#define REFRESH_NS (60 * 1000000000ULL)
+#define REFRESH_NAT_NS (400 * 1000000ULL)
+
+static __always_inline u64 refresh_ns(struct bpf_sock_ops *ctx, struct addresses *server,
+				      struct handshake *client)
+{
+	int same = client->local_ip == folded(server->remote) &&
+		   client->remote_ip == folded(server->local) &&
+		   client->local_port == bpf_ntohl(ctx->remote_port) &&
+		   client->remote_port == ctx->local_port;
+
+	return same ? REFRESH_NS : REFRESH_NAT_NS;
 }
 
 static __always_inline int is_local(u32 *address)
@@ -223,6 +262,8 @@ static __always_inline struct conn *record(struct bpf_sock_ops *ctx, struct bpf_
 	conn->netns = netns;
 	conn->side = side;
 	conn->queued_seq = key->local_seq;
+	conn->refresh_ns = REFRESH_NS;
+	conn->refresh_at = bpf_ktime_get_coarse_ns() + REFRESH_NS;
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	return conn;
 }
@@ -271,7 +312,7 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 	struct bpf_sock *sk = ctx->sk;
 	struct handshake *handshake;
 	struct conn *conn;
-	u32 remote[4];
+	struct addresses addresses;
 	int loopback, error;
 	u64 netns;
 
@@ -286,18 +327,19 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 	 */
 	if (!ctx->skb_len)
 		return forget(sk, REASON_NO_PEER);
-	loopback = loopback_and_remote(ctx, remote);
+	read_addresses(ctx, &addresses);
+	loopback = are_loopback(&addresses);
 	handshake = handshakes.lookup(&hkey);
 	/* Who answers with cookies is not known, so the policy must not ask. */
 	if (!handshake && policy_is_all(cfg, netns) && syn_cookies_expected() &&
-	    is_local(remote)) {
+	    is_local(addresses.remote)) {
 		struct handshake unannounced = {};
 
 		handshakes.insert(&hkey, &unannounced);
 		handshake = handshakes.lookup(&hkey);
 	}
 	if (!handshake)
-		return forget(sk, absent_reason(remote));
+		return forget(sk, absent_reason(addresses.remote));
 	/* Taken already, or loopback of another namespace: equal numbers by chance. */
 	if (handshake->state != HANDSHAKE_ANNOUNCED ||
 	    (loopback && handshake->server_netns && handshake->server_netns != netns))
@@ -318,6 +360,8 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 	handshake->client_sk = conn->sk;
 	handshake->client_cookie = conn->cookie;
 	handshake->client_netns = netns;
+	handshake->local_ip = folded(addresses.local);
+	handshake->remote_ip = folded(addresses.remote);
 	handshake->local_port = ctx->local_port;
 	handshake->remote_port = bpf_ntohl(ctx->remote_port);
 	handshake->state = HANDSHAKE_CLIENT_IN;
@@ -344,7 +388,7 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	struct pair_key client_key = {};
 	struct peer peer = {};
 	struct conn *conn;
-	u32 remote[4];
+	struct addresses addresses;
 	int loopback, error;
 	u64 netns;
 
@@ -353,18 +397,19 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 		return 1; /* a connection is counted once, at its client */
 	if (!sk)
 		return 1;
-	loopback = loopback_and_remote(ctx, remote);
+	read_addresses(ctx, &addresses);
+	loopback = are_loopback(&addresses);
 	found = handshakes.lookup(&hkey);
 	if (!found) {
 		/* Not announced: its port is not in scope, or it answers with SYN cookies. */
-		if (port_in_scope(cfg, ctx->local_port) && is_local(remote))
+		if (port_in_scope(cfg, ctx->local_port) && is_local(addresses.remote))
 			expect_syn_cookies();
 		return 1;
 	}
 	handshake = *found;
 	handshakes.delete(&hkey);
 	if (handshake.state == HANDSHAKE_ANNOUNCED)
-		return unpaired(absent_reason(remote));
+		return unpaired(absent_reason(addresses.remote));
 	if (handshake.reason && !is_policy(handshake.reason))
 		return 1; /* counted at the client */
 	/*
@@ -395,6 +440,8 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	peer.sk = conn->sk;
 	peer.cookie = conn->cookie;
 	peer.netns = netns;
+	peer.refresh_ns = conn->refresh_ns = refresh_ns(ctx, &addresses, &handshake);
+	conn->refresh_at = bpf_ktime_get_coarse_ns() + conn->refresh_ns;
 	error = enrol(ctx, sk, &key);
 	if (error)
 		return unpaired(update_error_reason(error));
@@ -414,6 +461,33 @@ static __always_inline int fin_counted(u32 old_state)
 	       old_state == BPF_TCP_CLOSING || old_state == BPF_TCP_LAST_ACK;
 }
 
+/*
+ * A reader that closes with bytes unread resets its TCP connection, but the kernel
+ * does not count those in the sockmap's queue: it sends a FIN, and its window, full
+ * of them, never opens again. TCP would hold what we have still to send until timers
+ * of minutes end. Nobody will ever read it: the next timer is the last.
+ */
+static __always_inline void give_up_if_unwanted(struct bpf_sock_ops *ctx, struct conn *conn)
+{
+	int timeout_ms = 1;
+	u64 cookie = 0;
+	u32 write_seq = 0, acknowledged = 0;
+	u8 shutdown = 0;
+
+	if (!conn->peer_cookie)
+		return;
+	read_field(&write_seq, conn->sk, OFF_WRITE_SEQ);
+	read_field(&acknowledged, conn->sk, OFF_SND_UNA);
+	if (write_seq == acknowledged)
+		return;
+	read_field(&cookie, conn->peer_sk, OFF_COOKIE);
+	read_field(&shutdown, conn->peer_sk, OFF_SHUTDOWN);
+	if (cookie == conn->peer_cookie && shutdown != 3 /* SHUTDOWN_MASK */)
+		return;
+	bpf_setsockopt(ctx, 6 /* SOL_TCP */, 18 /* TCP_USER_TIMEOUT */, &timeout_ms,
+		       sizeof(timeout_ms));
+}
+
 static __always_inline int on_state(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -422,11 +496,15 @@ static __always_inline int on_state(struct bpf_sock_ops *ctx)
 	u64 bytes_acked = 0, tcp_bytes;
 	u32 write_seq = 0;
 
-	if (!sk || ctx->args[1] != BPF_TCP_CLOSE)
+	if (!sk)
 		return 1;
 	conn = conns.sk_storage_get(sk, 0, 0);
 	if (!conn)
 		return 1;
+	if (ctx->args[1] != BPF_TCP_CLOSE) {
+		give_up_if_unwanted(ctx, conn);
+		return 1;
+	}
 	/* write_seq is exact, modulo 2^32; bytes_acked tells how often it has wrapped. */
 	read_field(&write_seq, conn->sk, OFF_WRITE_SEQ);
 	read_field(&bytes_acked, conn->sk, OFF_BYTES_ACKED);

@@ -186,6 +186,7 @@ _REQUIRED = {
     "OFF_ULP_OPS": ("inet_connection_sock", "icsk_ulp_ops"),
     "OFF_COPIED_SEQ": ("tcp_sock", "copied_seq"),
     "OFF_RCV_NXT": ("tcp_sock", "rcv_nxt"),
+    "OFF_SND_UNA": ("tcp_sock", "snd_una"),
     "OFF_WRITE_SEQ": ("tcp_sock", "write_seq"),
     "OFF_REQUEST_RCV_ISN": ("tcp_request_sock", "rcv_isn"),
     "OFF_REQUEST_SNT_ISN": ("tcp_request_sock", "snt_isn"),

@@ -31,6 +31,7 @@ class Reason(IntEnum):
     DISABLED = 19
     ULP = 20
     SHARED_WRITERS = 21
+    CONNTRACK = 22
 
     @property
     def label(self) -> str:
@@ -191,6 +192,8 @@ class Conn(ctypes.Structure):
         ("queued_seq", ctypes.c_uint32),
         ("sharing", ctypes.c_uint16),
         ("quiet", ctypes.c_uint16),
+        ("refresh_at", ctypes.c_uint64),
+        ("refresh_ns", ctypes.c_uint64),
         ("program", ProgramKey),
         ("watch", ctypes.c_uint32),
         ("reads", ctypes.c_uint32),
@@ -227,7 +230,7 @@ for _structure, _size in (
     (Network, 20),
     (ProgramKey, 48),
     (Program, 8),
-    (Conn, 208),
-    (ConnRecord, 280),
+    (Conn, 224),
+    (ConnRecord, 296),
 ):
     assert ctypes.sizeof(_structure) == _size, _structure
