@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kernel.conftest import laboratory
-from kernel.harness import wait_until
 
-from sockaccel.datapath.state import Datapath
-from sockaccel.inspect.status import Counters, total
+from sockaccel.inspect.status import Counters
 
+from .counting import counters
 from .stage import Stage
 from .table import DIFFERS, SAME, STAYS
 
@@ -75,27 +74,6 @@ def world(policy: Policy | None) -> Iterator[Lab]:
         yield lab
 
 
-def counters(lab: Lab) -> Counters:
-    """Return what `status` counts, read until nothing moves: a socket may be just closing."""
-
-    def read() -> Counters:
-        datapath = Datapath.open(lab.pin_dir)
-        if datapath is None:
-            return Counters()
-        with datapath:
-            return total(datapath.counters(), datapath.records())
-
-    last = read()
-
-    def at_rest() -> bool:
-        nonlocal last
-        before, last = last, read()
-        return before == last
-
-    wait_until(at_rest, what="counters at rest")
-    return last
-
-
 def run(lab: Lab, policy: Policy | None, scenario: Scenario, variant: Variant) -> Result:
     """Run a scenario once."""
     before = Counters() if policy is PLAIN else counters(lab)
@@ -122,9 +100,7 @@ class Judge:
         self._plain = plain
         self._results = plain_results
 
-    def compare(
-        self, lab: Lab, policy: Policy, scenario: Scenario, variant: Variant
-    ) -> Comparison:
+    def compare(self, lab: Lab, policy: Policy, scenario: Scenario, variant: Variant) -> Comparison:
         """Run a scenario accelerated, and on plain TCP if that was not done before."""
         key = (scenario.name, variant)
         if key not in self._results:

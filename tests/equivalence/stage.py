@@ -14,6 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from kernel.harness import IPV4_B, IPV6_B
 
+from sockaccel.datapath import libbpf
+from sockaccel.datapath.state import Datapath
+
+from .counting import counters
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -27,6 +32,8 @@ LIMIT_S = 4.0
 """After which a call that should have ended is a stall, and an observation."""
 NEVER_S = 0.25
 """For which a call that should not end is watched."""
+TICKS_S = 0.02
+"""By which the kernel may round a timeout down, at 100 ticks a second."""
 TIMED_OUT = "timed out"
 WARM_UP = b"warm-up"
 
@@ -172,8 +179,13 @@ class Stage:
     def pair(
         self, listener: socket.socket | None = None, *options: tuple[int, int, int]
     ) -> tuple[socket.socket, socket.socket]:
-        """Return both ends of a connection over which both have sent."""
+        """Return both ends of a connection over which both have sent.
+
+        Without Nagle's algorithm: what a second write must wait for is timing.
+        """
         client, server = self.connect(listener, *options)
+        for sock in (client, server):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.talk(client, server)
         return client, server
 
@@ -183,6 +195,14 @@ class Stage:
             assert self.send(sender, word) == len(word)
             got = self.read(receiver, len(word))
             assert got == word, f"{word!r} was sent, {got!r} arrived"
+
+    def unconnected(self) -> socket.socket:
+        """Return a socket of the client's that is not connected; its connect() may wait."""
+        return self.client_host.socket(socket.AF_INET6 if ":" in self.target else socket.AF_INET)
+
+    def destination(self, listener: socket.socket) -> tuple[str, int]:
+        """Return the address under which clients reach this listener."""
+        return self.target, listener.getsockname()[1]
 
     # Calls that end
 
@@ -195,7 +215,7 @@ class Stage:
             sock.setsockopt(socket.SOL_SOCKET, option, timeval(within))
             start = time.monotonic()
             result = outcome(call)
-            if result == "EAGAIN" and time.monotonic() - start > 0.9 * within:
+            if result == "EAGAIN" and time.monotonic() - start > 0.9 * within - TICKS_S:
                 return TIMED_OUT
             return result
         deadline = time.monotonic() + within
@@ -287,6 +307,26 @@ class Stage:
         return self.until(
             lambda: len(outcome(sock.recv, count, socket.MSG_PEEK | socket.MSG_DONTWAIT)) >= count
         )
+
+    # Acceleration itself, in a laboratory of the scenario's own
+
+    def switch_off(self) -> None:
+        """Run `sockaccel disable` where it was enabled."""
+        if self.lab.accelerated:
+            self.final = counters(self.lab)
+            self.lab.disable()
+
+    def out_of_scope(self) -> None:
+        """Take every namespace out of scope, as `enable` does with those that are gone."""
+        if not self.lab.accelerated:
+            return
+        self.final = counters(self.lab)
+        with Datapath(self.lab.pin_dir) as datapath:
+            for cookie in datapath.namespaces():
+                libbpf.delete(datapath.fd("scope"), cookie.to_bytes(8, "little"))
+            config = datapath.config
+            config.scope_epoch += 1
+            datapath.config = config
 
     # Others at work
 

@@ -47,7 +47,7 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class Known:
-    """A difference that is the kernel's and cannot be mended without leaving TCP alone."""
+    """A difference that redirection makes on the kernels of today."""
 
     row: str
     """Of hazards.md."""
@@ -56,6 +56,8 @@ class Known:
     """What the accelerated run observes in place of what plain TCP does; nothing else differs."""
     mode: str | None = None
     """Only with such sockets."""
+    defect: bool = False
+    """sockaccel could do better: to be mended, not to be explained."""
 
 
 @dataclass(frozen=True)
