@@ -1,0 +1,1 @@
+"""One scenario on plain TCP and accelerated: the observable results are the same."""

@@ -1,0 +1,115 @@
+"""Runs a scenario plain and accelerated and compares what was observed."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kernel.conftest import laboratory
+
+from sockaccel.inspect.status import Counters
+
+from .counting import counters
+from .stage import Stage
+from .table import DIFFERS, SAME, STAYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kernel.harness import Lab
+
+    from .table import Policy, Scenario, Variant
+
+PLAIN = None
+"""In the place of a policy: sockaccel is not there."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run showed."""
+
+    notes: dict[str, Any]
+    redirected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why something went by TCP, with how many connections or messages."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a run under a policy showed next to plain TCP."""
+
+    plain: Result
+    accelerated: Result
+
+    @property
+    def differences(self) -> dict[str, Any]:
+        """What the accelerated run observed where it differs; None for what it did not note."""
+        names = dict.fromkeys([*self.plain.notes, *self.accelerated.notes])
+        return {
+            name: self.accelerated.notes.get(name)
+            for name in names
+            if self.plain.notes.get(name) != self.accelerated.notes.get(name)
+        }
+
+    @property
+    def verdict(self) -> str:
+        if self.differences:
+            return DIFFERS
+        return SAME if self.accelerated.redirected else STAYS
+
+
+@contextlib.contextmanager
+def world(policy: Policy | None) -> Iterator[Lab]:
+    """Give a laboratory with two worlds of two joined namespaces and the same addresses."""
+    with laboratory("plain" if policy is PLAIN else "accelerated") as lab:
+        lab.pair()
+        lab.pair()
+        for host in lab.hosts:
+            # 3: clients and servers; what Fast Open does is decided per socket.
+            host.sysctl("net.ipv4.tcp_fastopen", 3)
+        if policy is not PLAIN:
+            lab.enabled_once = True
+            lab.cli(*lab.enable_arguments()[:-1], *policy.options)
+        yield lab
+
+
+def run(lab: Lab, policy: Policy | None, scenario: Scenario, variant: Variant) -> Result:
+    """Run a scenario once."""
+    before = Counters() if policy is PLAIN else counters(lab)
+    stage = Stage(lab, variant)
+    try:
+        scenario.run(stage)
+        if policy is PLAIN:
+            return Result(stage.notes)
+        after = stage.final or counters(lab)
+        reasons = {
+            reason: count - before.fallbacks.get(reason, 0)
+            for reason, count in after.fallbacks.items()
+            if count > before.fallbacks.get(reason, 0)
+        }
+        return Result(stage.notes, after.redirected_bytes - before.redirected_bytes, reasons)
+    finally:
+        stage.close()
+
+
+class Judge:
+    """Holds the laboratories of plain TCP and of one policy, and the results of plain TCP."""
+
+    def __init__(self, plain: Lab, plain_results: dict[tuple[str, Variant], Result]) -> None:
+        self._plain = plain
+        self._results = plain_results
+
+    def compare(self, lab: Lab, policy: Policy, scenario: Scenario, variant: Variant) -> Comparison:
+        """Run a scenario accelerated, and on plain TCP if that was not done before."""
+        key = (scenario.name, variant)
+        if key not in self._results:
+            self._results[key] = self._run(self._plain, PLAIN, scenario, variant)
+        return Comparison(self._results[key], self._run(lab, policy, scenario, variant))
+
+    @staticmethod
+    def _run(lab: Lab, policy: Policy | None, scenario: Scenario, variant: Variant) -> Result:
+        if not scenario.fresh:
+            return run(lab, policy, scenario, variant)
+        with world(policy) as own:
+            return run(own, policy, scenario, variant)
