@@ -37,7 +37,7 @@ def command(settings: Settings, cgroup: str | None, docker_host: str | None) -> 
     namespace; what is enabled is not touched. WARN: it works, but not for every program.
     Exit 1: a check has failed.
     """
-    report = examine(Host(settings.pin_dir, cgroup, docker_host))
+    report = examine(Host(settings.pin_dir, cgroup, docker_host), debug=settings.debug)
     if settings.json:
         _print_json(report)
     else:

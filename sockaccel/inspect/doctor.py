@@ -65,6 +65,8 @@ class _NotTriedError(Exception):
 class _Examination:
     """The findings so far."""
 
+    debug: bool
+    """An error is raised, not reported."""
     findings: list[Finding] = field(default_factory=list)
     not_tried: list[str] = field(default_factory=list)
 
@@ -75,15 +77,14 @@ class _Examination:
         except _NotTriedError:
             self.not_tried.append(name)
             return
-        except NotPermittedError as error:
-            if self.failed({"capabilities"}):  # said already
+        except (SockaccelError, OSError) as error:
+            if self.debug:
+                raise
+            not_permitted = isinstance(error, NotPermittedError | PermissionError)
+            if not_permitted and self.failed({"capabilities"}):  # said already
                 self.not_tried.append(name)
                 return
-            outcome = failed(str(error), error.hint)
-        except SockaccelError as error:
-            outcome = failed(str(error), error.hint)
-        except OSError as error:
-            outcome = failed(f"cannot check {name}: {reason(error)}", "run again with --debug")
+            outcome = _failure(name, error)
         self.findings.append(Finding(name, *outcome))
 
     def failed(self, names: set[str]) -> bool:
@@ -91,9 +92,20 @@ class _Examination:
         return any(each.verdict is Verdict.FAIL and each.name in names for each in self.findings)
 
 
-def examine(host: Host) -> Report:
-    """Run all checks, which takes a second or two."""
-    examination = _Examination()
+def _failure(name: str, error: SockaccelError | OSError) -> Outcome:
+    if isinstance(error, SockaccelError):
+        return failed(str(error), error.hint)
+    return failed(f"cannot check {name}: {reason(error)}", "sockaccel --debug doctor")
+
+
+def examine(host: Host, *, debug: bool = False) -> Report:
+    """Run all checks, which takes a second or two.
+
+    Raises:
+        SockaccelError, OSError: with `debug`, the first that a check meets.
+
+    """
+    examination = _Examination(debug)
     for name, look in CHECKS.items():
         examination.check(name, partial(in_child, partial(look, host), TIMEOUT_S))
     with ExitStack() as stack:
@@ -277,7 +289,10 @@ def _behaviour(
     def attempt(lab: _Laboratory) -> Outcome:
         if not lab.trial.works:
             raise _NotTriedError
-        found = probes.compare(scenario, lab.plain, lab.accelerated)
+        try:
+            found = probes.compare(scenario, lab.plain, lab.accelerated)
+        except probes.RedirectedByOthersError as error:
+            return warned(str(error), pins.command(lab.host.pin_dir, "disable"))
         return passed(str(found)) if found.same else warned(f"{found}; {who}", hint(lab))
 
     return attempt

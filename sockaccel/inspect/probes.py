@@ -70,7 +70,8 @@ def compare(scenario: Scenario, plain: Sandbox, accelerated: Sandbox) -> Compari
     """Run a scenario without and with acceleration.
 
     Raises:
-        DatapathError: a connection takes the other path than it should, or it hangs.
+        RedirectedByOthersError: there is no plain TCP here to compare with.
+        DatapathError: the connection is not redirected, or it hangs.
         SockaccelError: as Sandbox.run() does.
 
     """
@@ -85,6 +86,10 @@ def mptcp_entries(datapath: Datapath, accelerated: Sandbox) -> int | None:
     return accelerated.run(lambda: _mptcp_entries(datapath), TIMEOUT_S)
 
 
+class RedirectedByOthersError(DatapathError):
+    """What should show how TCP behaves is redirected too."""
+
+
 def _play(scenario: Scenario, *, redirected: bool) -> Happened:
     with connection() as (client, server):
         # Both ways, so that each end has found the other.
@@ -92,15 +97,12 @@ def _play(scenario: Scenario, *, redirected: bool) -> Happened:
             before = received_by_tcp(reader)
             writer.sendall(_MESSAGE)
             reader.recv(len(_MESSAGE))
-            if (received_by_tcp(reader) == before) != redirected:
-                raise DatapathError(
-                    "cannot compare with TCP: "
-                    + (
-                        "the connection is not redirected"
-                        if redirected
-                        else "somebody else redirects here"
-                    ),
-                    "sockaccel status",
+            by_tcp = received_by_tcp(reader) != before
+            if by_tcp and redirected:
+                raise DatapathError("cannot try it: the connection is not redirected")
+            if not by_tcp and not redirected:
+                raise RedirectedByOthersError(
+                    "cannot compare with TCP: what is enabled redirects every connection here"
                 )
         return scenario(client, server)
 
