@@ -33,8 +33,8 @@ from sockaccel.render.units import bytes_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TIMEOUT_S = 3.0
-"""For each check of the host."""
+TIMEOUT_S = 15.0
+"""For each check of the host. A hang is what it is meant to find, not a slow disk."""
 
 # Without these nothing can be tried.
 _ESSENTIAL = {"capabilities", "lockdown", "kernel-types", "bpffs", "cgroup", "namespaces", "bcc"}

@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     Happened = dict[str, str]
     Scenario = Callable[[socket.socket, socket.socket], Happened]
 
-TIMEOUT_S = 1.5
+TIMEOUT_S = 5.0
 
 _IPPROTO_MPTCP = 262
 _SO_ZEROCOPY = 60
 _MSG_ZEROCOPY = 0x4000000
 _SPLICE_F_NONBLOCK = 2
 _MESSAGE = b"sockaccel"
-_LATER_S = 0.02  # until the other end, or a timer, does its part
+_LATER_S = 0.05  # until the other end does its part; by then this one waits
+_SIGNALS_S = 0.01
 _GOES_ON = "goes on"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -128,8 +129,9 @@ def interrupted_recv(client: socket.socket, server: socket.socket) -> Happened:
     server.settimeout(None)
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.siginterrupt(signal.SIGALRM, False)
-    signal.setitimer(signal.ITIMER_REAL, _LATER_S)
-    after_signal = _later(lambda: client.sendall(_MESSAGE), lambda: _recv(server), 2 * _LATER_S)
+    signal.setitimer(signal.ITIMER_REAL, _SIGNALS_S, _SIGNALS_S)
+    after_signal = _later(lambda: client.sendall(_MESSAGE), lambda: _recv(server))
+    signal.setitimer(signal.ITIMER_REAL, 0)
     if after_signal != _GOES_ON:
         server.recv(len(_MESSAGE))
     return {
@@ -224,9 +226,9 @@ def _wait_readable(reader: socket.socket) -> None:
     select.select([reader], [], [], ANSWER_S)
 
 
-def _later(act: Callable[[], object], wait: Callable[[], str], delay_s: float = _LATER_S) -> str:
+def _later(act: Callable[[], object], wait: Callable[[], str]) -> str:
     """Return what `wait` returns while another thread calls `act` a moment later."""
-    timer = threading.Timer(delay_s, act)
+    timer = threading.Timer(_LATER_S, act)
     timer.start()
     try:
         return wait()

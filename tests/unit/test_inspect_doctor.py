@@ -175,12 +175,12 @@ def test_a_check_that_hangs_fails_and_does_not_hold_up_the_others(
         time.sleep(60)
         return passed("never")
 
-    monkeypatch.setattr(doctor, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(doctor, "TIMEOUT_S", 2.0)
     start = time.monotonic()
     report = only(one=hang, two=lambda _: passed("fine"))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
     assert report.findings[1].verdict is Verdict.FAIL
-    assert "no answer within 0.2 s" in report.findings[1].evidence
+    assert "none within 2 s" in report.findings[1].evidence
     assert report.findings[2].verdict is Verdict.PASS
 
 
