@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sockaccel.bench.signals import Interrupted, raising
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.inspect.doctor import examine
 from sockaccel.inspect.environment import Host
@@ -37,7 +38,11 @@ def command(settings: Settings, cgroup: str | None, docker_host: str | None) -> 
     namespace; what is enabled is not touched. WARN: it works, but not for every program.
     Exit 1: a check has failed.
     """
-    report = examine(Host(settings.pin_dir, cgroup, docker_host), debug=settings.debug)
+    try:
+        with raising():
+            report = examine(Host(settings.pin_dir, cgroup, docker_host), debug=settings.debug)
+    except Interrupted as signal:  # raised once everything is removed
+        return signal.exit_code
     if settings.json:
         _print_json(report)
     else:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sockaccel.bench.signals import hold
 from sockaccel.datapath import lifecycle, pins
 from sockaccel.datapath.compiler import MAPS, PROGRAMS
 from sockaccel.datapath.lifecycle import Scope
@@ -124,7 +125,8 @@ def examine(host: Host, *, debug: bool = False) -> Report:
             return look(laboratory)
 
         def clean_up(used: _Laboratory) -> Outcome:
-            stack.close()
+            with hold():
+                stack.close()
             return _left_behind(used.directory)
 
         examination.check("programs", load)

@@ -206,3 +206,19 @@ def test_what_a_killed_one_left_goes_with_the_next(accelerated_lab: Lab) -> None
     assert pins.exists()
     examine(lab, "--cgroup", lab.cgroup)
     assert not places(lab)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_one_that_is_interrupted_leaves_nothing(
+    accelerated_lab: Lab, number: signal.Signals
+) -> None:
+    lab = accelerated_lab
+    argv = lab.argv("doctor", "--cgroup", lab.cgroup)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as interrupted:
+        pins = BPFFS / f"{lab.pin_dir.name}_doctor_{interrupted.pid}"
+        wait_until(pins.exists, 20, "the pins of the examination")
+        interrupted.send_signal(number)
+        out, err = interrupted.communicate(timeout=30)
+    assert interrupted.returncode == 128 + number
+    assert (out, err) == (b"", b"")
+    assert not places(lab)
