@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ANSWER_S = 0.5
 """What has not arrived by then does not arrive."""
 
-_SETTLE_S = 0.004
+_SETTLE_S = 0.01
 _BYTES_RECEIVED = 128  # offset of tcpi_bytes_received in struct tcp_info
 _SO_MEMINFO = 55
 

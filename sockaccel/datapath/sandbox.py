@@ -134,13 +134,13 @@ def in_child(function: Callable[[], T], timeout_s: float) -> T:
         os.close(reader)
     if answer is None:
         raise DatapathError(
-            f"cannot finish the trial: no answer within {timeout_s:g} s (ETIMEDOUT)",
+            f"cannot get an answer from the kernel: none within {timeout_s:g} s (ETIMEDOUT)",
             "try again on a quieter machine, with --debug",
         )
     if not answer:
         raise DatapathError(
-            f"cannot finish the trial: its process ended with "
-            f"{os.waitstatus_to_exitcode(status)}, without an answer",
+            f"cannot get an answer from the kernel: the child that asked ended with "
+            f"{os.waitstatus_to_exitcode(status)}",
             "look for the reason in `dmesg`",
         )
     good, value = pickle.loads(answer)

@@ -2,7 +2,7 @@
 
 Each scenario runs twice in a throw-away namespace: in a cgroup that nothing of
 ours is attached to, and in one whose connections are redirected. It says in
-words what happened; equal words mean that a program cannot tell the difference.
+words what happened to what it did; equal words mean that a program cannot tell.
 """
 
 from __future__ import annotations
@@ -28,37 +28,51 @@ if TYPE_CHECKING:
     from sockaccel.datapath.sandbox import Sandbox
     from sockaccel.datapath.state import Datapath
 
-    Scenario = Callable[[socket.socket, socket.socket], str]
+    Happened = dict[str, str]
+    Scenario = Callable[[socket.socket, socket.socket], Happened]
 
-TIMEOUT_S = 1.5
+TIMEOUT_S = 5.0
 
 _IPPROTO_MPTCP = 262
 _SO_ZEROCOPY = 60
 _MSG_ZEROCOPY = 0x4000000
 _SPLICE_F_NONBLOCK = 2
 _MESSAGE = b"sockaccel"
-_LATER_S = 0.02  # until the other end, or a timer, does its part
+_LATER_S = 0.05  # until the other end does its part; by then this one waits
+_SIGNALS_S = 0.01
+_GOES_ON = "goes on"
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a scenario said of plain TCP, and of an accelerated connection."""
+    """What happened on plain TCP, and on an accelerated connection."""
 
-    tcp: str
-    accelerated: str
+    tcp: Happened
+    accelerated: Happened
 
     @property
     def same(self) -> bool:
         """Whether a program cannot tell."""
         return self.tcp == self.accelerated
 
+    def __str__(self) -> str:
+        if self.same:
+            return "as on TCP: " + ", ".join(f"{did} {it}" for did, it in self.tcp.items())
+        return ", ".join(
+            f"{did} {it} (TCP: {self.tcp[did]})"
+            for did, it in self.accelerated.items()
+            if it != self.tcp[did]
+        )
+
 
 def compare(scenario: Scenario, plain: Sandbox, accelerated: Sandbox) -> Comparison:
     """Run a scenario without and with acceleration.
 
     Raises:
-        DatapathError: a connection takes the other path than it should, or it hangs.
+        RedirectedByOthersError: there is no plain TCP here to compare with.
+        DatapathError: the connection is not redirected, or it hangs.
         SockaccelError: as Sandbox.run() does.
 
     """
@@ -73,56 +87,60 @@ def mptcp_entries(datapath: Datapath, accelerated: Sandbox) -> int | None:
     return accelerated.run(lambda: _mptcp_entries(datapath), TIMEOUT_S)
 
 
-def _play(scenario: Scenario, *, redirected: bool) -> str:
+class RedirectedByOthersError(DatapathError):
+    """What should show how TCP behaves is redirected too."""
+
+
+def _play(scenario: Scenario, *, redirected: bool) -> Happened:
     with connection() as (client, server):
         # Both ways, so that each end has found the other.
         for writer, reader in ((client, server), (server, client)):
             before = received_by_tcp(reader)
             writer.sendall(_MESSAGE)
             reader.recv(len(_MESSAGE))
-            if (received_by_tcp(reader) == before) != redirected:
-                raise DatapathError(
-                    "cannot compare with TCP: "
-                    + (
-                        "the connection is not redirected"
-                        if redirected
-                        else "somebody else redirects here"
-                    ),
-                    "sockaccel status",
+            by_tcp = received_by_tcp(reader) != before
+            if by_tcp and redirected:
+                raise DatapathError("cannot try it: the connection is not redirected")
+            if not by_tcp and not redirected:
+                raise RedirectedByOthersError(
+                    "cannot compare with TCP: what is enabled redirects every connection here"
                 )
         return scenario(client, server)
 
 
-def splice(client: socket.socket, server: socket.socket) -> str:
+def splice(client: socket.socket, server: socket.socket) -> Happened:
     """Move bytes from a socket into a pipe, as proxies do (Go's io.Copy, HAProxy)."""
     client.sendall(_MESSAGE)
-    select.select([server], [], [], ANSWER_S)
+    _wait_readable(server)
     reader, writer = os.pipe()
     try:
         moved = os.splice(server.fileno(), writer, len(_MESSAGE), flags=_SPLICE_F_NONBLOCK)
+        happened = f"moves {moved} of {len(_MESSAGE)} bytes"
     except OSError as error:
-        return f"splice() fails with {errno.errorcode.get(error.errno or 0)} while bytes wait"
+        happened = _name(error)
     finally:
         os.close(reader)
         os.close(writer)
-    return f"splice() moves {moved} of {len(_MESSAGE)} bytes"
+    return {"splice() from a socket": happened}
 
 
-def interrupted_recv(client: socket.socket, server: socket.socket) -> str:
+def interrupted_recv(client: socket.socket, server: socket.socket) -> Happened:
     """Wait in a blocking recv() while a signal with SA_RESTART comes, then the peer's reset."""
     server.settimeout(None)
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.siginterrupt(signal.SIGALRM, False)
-    signal.setitimer(signal.ITIMER_REAL, _LATER_S)
-    after_signal = _later(lambda: client.sendall(_MESSAGE), lambda: _recv(server), 2 * _LATER_S)
-    if "fails" in after_signal:
+    signal.setitimer(signal.ITIMER_REAL, _SIGNALS_S, _SIGNALS_S)
+    after_signal = _later(lambda: client.sendall(_MESSAGE), lambda: _recv(server))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if after_signal != _GOES_ON:
         server.recv(len(_MESSAGE))
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    after_reset = _later(client.close, lambda: _recv(server))
-    return f"blocking recv() {after_signal} after a signal, {after_reset} after a reset"
+    return {
+        "recv() after a signal": after_signal,
+        "recv() after a reset": _later(client.close, lambda: _recv(server)),
+    }
 
 
-def recv_options(client: socket.socket, server: socket.socket) -> str:
+def recv_options(client: socket.socket, server: socket.socket) -> Happened:
     """Use what few programs use: MSG_WAITALL, MSG_TRUNC without a buffer, SO_RCVLOWAT, MSG_OOB."""
     half = len(_MESSAGE) // 2
     server.settimeout(None)
@@ -134,13 +152,14 @@ def recv_options(client: socket.socket, server: socket.socket) -> str:
     if int(waited) < len(_MESSAGE):
         server.recv(len(_MESSAGE))
     client.sendall(_MESSAGE)
-    select.select([server], [], [], ANSWER_S)
+    _wait_readable(server)
     thrown = _libc.recv(server.fileno(), None, len(_MESSAGE), socket.MSG_TRUNC)
+    number = ctypes.get_errno()
     if thrown < 0:
         server.recv(len(_MESSAGE))
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(_MESSAGE) + 1)
     client.sendall(_MESSAGE)
-    readable = bool(select.select([server], [], [], _LATER_S)[0])
+    early = bool(select.select([server], [], [], _LATER_S)[0])
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     server.recv(len(_MESSAGE))
     client.send(b"!", socket.MSG_OOB)
@@ -149,20 +168,18 @@ def recv_options(client: socket.socket, server: socket.socket) -> str:
     data = b""
     while not data.endswith(_MESSAGE):
         data += server.recv(len(_MESSAGE))
-    return ", ".join(
-        (
-            f"MSG_WAITALL {waited} of {len(_MESSAGE)} bytes",
-            f"MSG_TRUNC {'works' if thrown == len(_MESSAGE) else 'EFAULT'}",
-            f"SO_RCVLOWAT {'ignored' if readable else 'works'}",
-            f"MSG_OOB {'in' if b'!' in data else 'out of'} band",
-        )
-    )
+    return {
+        "MSG_WAITALL": f"waits for {waited} of {len(_MESSAGE)} bytes",
+        "MSG_TRUNC": _name(OSError(number, "")) if thrown < 0 else f"skips {thrown} bytes",
+        "SO_RCVLOWAT": "is ignored" if early else "is kept",
+        "MSG_OOB": "arrives in band" if b"!" in data else "stays out of band",
+    }
 
 
-def close_unread(client: socket.socket, server: socket.socket) -> str:
+def close_unread(client: socket.socket, server: socket.socket) -> Happened:
     """Close an end that has not read everything; write after the own shutdown."""
     client.sendall(_MESSAGE)
-    select.select([server], [], [], ANSWER_S)
+    _wait_readable(server)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
     server.close()
     at_writer = _recv(client)
@@ -170,20 +187,19 @@ def close_unread(client: socket.socket, server: socket.socket) -> str:
         client.shutdown(socket.SHUT_WR)
     try:
         client.send(_MESSAGE)
-    except OSError as error:
-        sent = f"fails with {errno.errorcode.get(error.errno or 0)}"
-    else:
         sent = "succeeds"
-    return f"the peer closes with bytes unread: recv() {at_writer}; send() after SHUT_WR {sent}"
+    except OSError as error:
+        sent = _name(error)
+    return {"recv() after the peer closed unread": at_writer, "send() after shutdown()": sent}
 
 
-def zerocopy(client: socket.socket, server: socket.socket) -> str:
+def zerocopy(client: socket.socket, server: socket.socket) -> Happened:
     """Send with MSG_ZEROCOPY and wait for the kernel to give the buffer back."""
     client.setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, 1)
-    data = bytes(1 << 14)
-    sent = client.send(data, _MSG_ZEROCOPY)
+    sent = client.send(bytes(1 << 14), _MSG_ZEROCOPY)
     while sent > 0:
         sent -= len(server.recv(sent))
+    client.setblocking(False)
 
     def completions() -> int:
         try:
@@ -191,22 +207,28 @@ def zerocopy(client: socket.socket, server: socket.socket) -> str:
         except BlockingIOError:
             return 0
 
-    client.setblocking(False)
-    completed = settled(completions, bool, 2 * _LATER_S)
-    return f"MSG_ZEROCOPY {'completes' if completed else 'never completes'}"
+    completed = settled(completions, bool, ANSWER_S)
+    return {"MSG_ZEROCOPY": "completes" if completed else "never completes"}
 
 
 def _recv(reader: socket.socket) -> str:
     try:
-        data = reader.recv(len(_MESSAGE))
+        return _GOES_ON if reader.recv(len(_MESSAGE)) else "sees the end"
     except OSError as error:
-        return f"fails with {errno.errorcode.get(error.errno or 0)}"
-    return "goes on" if data else "sees the end"
+        return _name(error)
 
 
-def _later(act: Callable[[], object], wait: Callable[[], str], delay_s: float = _LATER_S) -> str:
+def _name(error: OSError) -> str:
+    return f"fails with {errno.errorcode.get(error.errno or 0, str(error))}"
+
+
+def _wait_readable(reader: socket.socket) -> None:
+    select.select([reader], [], [], ANSWER_S)
+
+
+def _later(act: Callable[[], object], wait: Callable[[], str]) -> str:
     """Return what `wait` returns while another thread calls `act` a moment later."""
-    timer = threading.Timer(delay_s, act)
+    timer = threading.Timer(_LATER_S, act)
     timer.start()
     try:
         return wait()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
-COMMANDS = ["enable", "disable", "status", "dump"]
+COMMANDS = ["enable", "disable", "status", "dump", "doctor"]
 STATUS_KEYS = {
     "schema",
     "active",
