@@ -195,7 +195,8 @@ def _laboratory(host: Host) -> Iterator[_Laboratory]:
     with Sandbox(mount) as plain, Sandbox(mount) as accelerated:
         options = Options(str(accelerated.cgroup), scope="all", policy="all")
         start = time.monotonic()
-        lifecycle.enable(directory, options, Scope((), None, frozenset()))
+        # Forced: a kernel that fails the trial is what is to be examined.
+        lifecycle.enable(directory, options, Scope((), None, frozenset()), dict, force=True)
         try:
             taken = time.monotonic() - start
             yield _Laboratory(host, directory, mount, plain, accelerated, taken)
