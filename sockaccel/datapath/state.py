@@ -169,10 +169,9 @@ class Datapath:
             number = libbpf.prog_info(self.fd(name)).id
             attached = self.attached if kind is ProgType.SOCK_OPS else self._on_map(name, number)
             found.append(Program(kind.name.lower(), name, number, pinned=True, attached=attached))
-        if self.has(READER):
+        if self.has(pins.READER_LINK):  # --policy all asks nobody
             number = libbpf.prog_info(self.fd(READER)).id
-            attached = self.has(pins.READER_LINK)
-            found.append(Program("tracing", READER, number, pinned=True, attached=attached))
+            found.append(Program("tracing", READER, number, pinned=True, attached=True))
         return found
 
     def _on_map(self, name: str, number: int) -> bool:

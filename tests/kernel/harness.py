@@ -84,6 +84,7 @@ def missing() -> list[str]:
         != 0,
     }
     tools = ["ip", "ss", "nft", "iptables", "bpftool", "nginx", "nsenter", "setpriv", "unshare"]
+    tools += ["curl", "memcached", "node", "redis-server", "wrk"]
     lacking |= {tool: shutil.which(tool) is None for tool in tools}
     return [name for name, lacks in lacking.items() if lacks]
 
