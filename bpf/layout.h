@@ -41,7 +41,7 @@ struct handshake {
 	u32 remote_ip;   /* of the client, folded to 32 bits */
 	u16 local_port;  /* of the client, host order */
 	u16 remote_port; /* of the client, host order */
-	u32 pad;
+	u32 rmem_max;    /* of the client, for conn.peer_rmem_max */
 };
 _Static_assert(sizeof(struct handshake) == 64, "mirrored in layout.py");
 
@@ -51,8 +51,10 @@ struct peer {
 	u64 cookie;
 	u64 netns;
 	u64 refresh_ns; /* for conn.refresh_ns */
+	u32 rmem_max;   /* for conn.peer_rmem_max */
+	u32 pad;
 };
-_Static_assert(sizeof(struct peer) == 32, "mirrored in layout.py");
+_Static_assert(sizeof(struct peer) == 40, "mirrored in layout.py");
 
 /* Why something went by TCP. Mirrored by sockaccel.datapath.layout.Reason. */
 enum reason {
@@ -169,10 +171,12 @@ struct conn {
 	u64 refresh_at; /* ktime, ns: when a message is to go by TCP, for conntrack's sake */
 	u64 refresh_ns; /* so long after the one before */
 	struct program_key program;
+	u32 peer_rmem_max; /* net.ipv4.tcp_rmem[2] of the peer's namespace */
+	u32 pad;
 	u32 watch; /* enum watch, see reader.c */
 	u32 reads; /* seen while watched */
 };
-_Static_assert(sizeof(struct conn) == 224, "mirrored in layout.py");
+_Static_assert(sizeof(struct conn) == 232, "mirrored in layout.py");
 
 /* One line of the iterator `connections`. */
 struct conn_record {
@@ -191,7 +195,7 @@ struct conn_record {
 	u8 remote_ip6[16];
 	u32 pad;
 };
-_Static_assert(sizeof(struct conn_record) == 296, "mirrored in layout.py");
+_Static_assert(sizeof(struct conn_record) == 304, "mirrored in layout.py");
 
 #define CONFIG_ENABLED 1   /* off: every message takes TCP, no socket is enrolled */
 #define CONFIG_SCOPE_ALL 2 /* every namespace is in scope */

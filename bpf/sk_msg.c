@@ -59,23 +59,48 @@ static __always_inline int memory_is_short(void *tcp)
 	return value != 0;
 }
 
+/* What the peer's TCP has promised to take: its receive window. */
+static __always_inline u32 window(u64 peer)
+{
+	u32 wup = 0, wnd = 0, nxt = 0;
+	s32 left;
+
+	read_field(&wup, peer, OFF_RCV_WUP);
+	read_field(&wnd, peer, OFF_RCV_WND);
+	read_field(&nxt, peer, OFF_RCV_NXT);
+	left = wup + wnd - nxt;
+	return left > 0 ? left : 0;
+}
+
 /*
  * True when the peer's queue has room: the kernel charges redirected bytes to
  * the reader but never compares. A size that the reader chose is kept; else
  * the queue may grow to QUEUE_BYTES, where TCP would raise the size by itself.
  * A queued message also takes MESSAGE_OVERHEAD, which nothing is charged for:
  * what is queued is taken for messages of this size.
+ *
+ * TCP knows nothing of redirected bytes: what its window promises must still find
+ * room beside them. Otherwise the reader's TCP drops what the writer's sends after
+ * a fallback, and the writer's waits for timers that double.
  */
-static __always_inline int has_room(u64 peer, u32 rmem, u32 size)
+static __always_inline int has_room(struct conn *conn, u32 rmem, u32 size)
 {
-	u32 limit = 0;
+	u64 peer = conn->peer_sk, wanted = (u64)rmem + size;
+	u32 rcvbuf = 0, limit, bound;
 	u8 locks = 0;
 
-	read_field(&limit, peer, OFF_RCVBUF);
+	read_field(&rcvbuf, peer, OFF_RCVBUF);
 	read_field(&locks, peer, OFF_USERLOCKS);
-	if (!(locks & RCVBUF_LOCK) && limit < QUEUE_BYTES)
-		limit = QUEUE_BYTES;
-	return (u64)(rmem + size) * (size + MESSAGE_OVERHEAD) <= (u64)limit * size;
+	limit = bound = rcvbuf;
+	if (!(locks & RCVBUF_LOCK)) {
+		bound = conn->peer_rmem_max;
+		if (limit < QUEUE_BYTES)
+			limit = QUEUE_BYTES;
+	}
+	if (wanted > limit || wanted * MESSAGE_OVERHEAD > (u64)QUEUE_OVERHEAD * size)
+		return 0;
+	/* A window is never larger than the buffer. */
+	return wanted + rcvbuf <= bound || wanted + window(peer) <= bound;
 }
 
 /*
@@ -176,6 +201,7 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 			return REASON_NO_PEER;
 		conn->peer_sk = peer->sk;
 		conn->peer_netns = peer->netns;
+		conn->peer_rmem_max = peer->rmem_max;
 		if (conn->refresh_ns != peer->refresh_ns) {
 			conn->refresh_ns = peer->refresh_ns;
 			conn->refresh_at = bpf_ktime_get_coarse_ns() + conn->refresh_ns;
@@ -210,7 +236,7 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 		if (rmem && msg->size < SMALL_WRITE && conn->last_reason != REASON_NONE)
 			return REASON_SMALL_WRITES;
 		if ((rmem || msg->size >= SMALL_WRITE) &&
-		    (!has_room(conn->peer_sk, rmem, msg->size) || memory_is_short(tcp)))
+		    (!has_room(conn, rmem, msg->size) || memory_is_short(tcp)))
 			return REASON_BACK_PRESSURE;
 		break;
 	case SHARING_LEAVING:

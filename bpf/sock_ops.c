@@ -268,6 +268,17 @@ static __always_inline struct conn *record(struct bpf_sock_ops *ctx, struct bpf_
 	return conn;
 }
 
+/* How far the kernel lets the receive buffers of this socket's namespace grow. */
+static __always_inline u32 rmem_max(u64 sk)
+{
+	u64 net = 0;
+	u32 max = 0;
+
+	read_field(&net, sk, OFF_NET);
+	read_field(&max, net, OFF_NET_TCP_RMEM + 2 * sizeof(u32));
+	return max;
+}
+
 /* Enters the socket into the map. What fails leaves no record. */
 static __always_inline int enrol(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
 				 struct pair_key *key)
@@ -360,6 +371,7 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 	handshake->client_sk = conn->sk;
 	handshake->client_cookie = conn->cookie;
 	handshake->client_netns = netns;
+	handshake->rmem_max = rmem_max(conn->sk);
 	handshake->local_ip = folded(addresses.local);
 	handshake->remote_ip = folded(addresses.remote);
 	handshake->local_port = ctx->local_port;
@@ -440,6 +452,8 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	peer.sk = conn->sk;
 	peer.cookie = conn->cookie;
 	peer.netns = netns;
+	peer.rmem_max = rmem_max(conn->sk);
+	conn->peer_rmem_max = handshake.rmem_max;
 	peer.refresh_ns = conn->refresh_ns = refresh_ns(ctx, &addresses, &handshake);
 	conn->refresh_at = bpf_ktime_get_coarse_ns() + conn->refresh_ns;
 	error = enrol(ctx, sk, &key);

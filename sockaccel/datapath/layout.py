@@ -195,6 +195,8 @@ class Conn(ctypes.Structure):
         ("refresh_at", ctypes.c_uint64),
         ("refresh_ns", ctypes.c_uint64),
         ("program", ProgramKey),
+        ("peer_rmem_max", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
         ("watch", ctypes.c_uint32),
         ("reads", ctypes.c_uint32),
     )
@@ -230,7 +232,7 @@ for _structure, _size in (
     (Network, 20),
     (ProgramKey, 48),
     (Program, 8),
-    (Conn, 224),
-    (ConnRecord, 296),
+    (Conn, 232),
+    (ConnRecord, 304),
 ):
     assert ctypes.sizeof(_structure) == _size, _structure

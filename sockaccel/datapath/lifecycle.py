@@ -41,6 +41,8 @@ MAX_HANDSHAKES = 32_768
 SMALL_WRITE = 2_048
 # Unread bytes that a redirect may add up to where the reader left SO_RCVBUF alone.
 QUEUE_BYTES = 1 << 20
+# What the bookkeeping of unread redirected messages may take, uncharged, for a socket; bytes.
+QUEUE_OVERHEAD = 256 << 10
 
 _POLL_S = 0.05
 # Long enough for the kernel to free what no socket holds.
@@ -234,6 +236,9 @@ def disable(pin_dir: Path) -> bool:
         StateError: the directory holds something else.
 
     """
+    # At once: the lock may be held by a compiler, that of another pin directory even.
+    if Datapath.open(pin_dir):
+        state.switch_off(pin_dir)
     with pins.locked(pin_dir):
         datapath = Datapath.open(pin_dir)
         state.switch_off(pin_dir)
@@ -275,6 +280,7 @@ def _load(directory: Path, options: Options, lock: int) -> None:
                 "MAX_HANDSHAKES": MAX_HANDSHAKES,
                 "SMALL_WRITE": SMALL_WRITE,
                 "QUEUE_BYTES": QUEUE_BYTES,
+                "QUEUE_OVERHEAD": QUEUE_OVERHEAD,
             },
         ),
         lock,

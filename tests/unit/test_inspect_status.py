@@ -44,6 +44,7 @@ PER_MESSAGE = [
     Reason.DISABLED,
     Reason.ULP,
     Reason.SHARED_WRITERS,
+    Reason.CONNTRACK,
 ]
 
 

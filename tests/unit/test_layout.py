@@ -223,4 +223,5 @@ def test_the_labels_of_the_reasons_are_those_of_the_interface() -> None:
         "disabled",
         "ulp",
         "shared-writers",
+        "conntrack",
     }
