@@ -17,7 +17,9 @@ from pathlib import Path
 
 SUITES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "sid": "sid"}
 METAPACKAGE = "linux-image-amd64"
-PARTS = re.compile(r"linux-(image|binary|modules|base)-\d")  # since 7.x a kernel is several packages
+PARTS = re.compile(
+    r"linux-(image|binary|modules|base)-\d"
+)  # since 7.x a kernel is several packages
 LISTS_STAY_FRESH_S = 24 * 3600
 
 

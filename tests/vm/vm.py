@@ -83,17 +83,15 @@ def initramfs(kernel: kernels.Kernel) -> bytes:
         files[f"modules/{number:02}-{path.name}"] = path.read_bytes()
     directories = {"proc", "dev", "sys", "run", "lower", "upper", "root"}
     directories |= {str(parent) for name in files for parent in Path(name).parents} - {"."}
-    entries: dict[str, tuple[int, bytes]] = {
-        name: (0o40755, b"") for name in sorted(directories)
-    }
-    return cpio(entries | {name: (0o100755, data) for name, data in files.items()})
+    made = dict.fromkeys(sorted(directories), (0o40755, b""))
+    return cpio(made | {name: (0o100755, data) for name, data in files.items()})
 
 
 # --- The machine ----------------------------------------------------------------------------
 
 
 def command_file(argv: list[str], directory: Path) -> str:
-    """Return a shell script that runs a command in a directory, in what is passed of the environment."""
+    """Return a shell script that runs a command in a directory, with the chosen environment."""
     exported = [
         f"export {name}={shlex.quote(value)}\n"
         for name, value in os.environ.items()
@@ -121,7 +119,10 @@ def qemu(
     argv += ["-accel", "tcg,thread=single"]
     argv += ["-kernel", str(kernel.image), "-initrd", str(run / "initramfs")]
     argv += ["-append", " ".join(boot)]
-    argv += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]
+    argv += [
+        "-virtfs",
+        "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+    ]
     argv += ["-device", "virtio-serial-pci"]
     if not pipes:
         argv += ["-chardev", "stdio,id=c0,signal=off", "-serial", "chardev:c0"]
