@@ -10,6 +10,7 @@ import re
 import selectors
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -114,7 +115,17 @@ def qemu(
     ]
     if not pipes:
         boot.append("INTERACTIVE=1")
-    argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
+    # The machine ends with this process, however that ends.
+    argv = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "qemu-system-x86_64",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+    ]
     argv += ["-no-reboot", "-cpu", "max", "-smp", "1", "-m", str(options.memory)]
     argv += ["-accel", "tcg,thread=single"]
     argv += ["-kernel", str(kernel.image), "-initrd", str(run / "initramfs")]
@@ -199,6 +210,7 @@ def main() -> int:
     parser.add_argument("kernel", choices=list(kernels.SUITES))
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         return boot(kernels.fetch(options.kernel), options.command, options)
     except kernels.KernelError as error:
