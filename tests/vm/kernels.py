@@ -7,6 +7,7 @@ mirrors, proxies and keys are therefore right wherever the machine's are.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -143,34 +144,36 @@ def fetch(name: str) -> Kernel:
     """Return a kernel by its name in SUITES, from the cache or from Debian."""
     if name not in SUITES:
         raise KernelError(f"no kernel '{name}'; there are {', '.join(SUITES)}")
-    home = cache_directory() / "vm"
-    apt = PrivateApt(home / "apt" / name, SUITES[name])
-    said = apt.update()
-    images = [found for found in apt.depends(METAPACKAGE) if found.startswith("linux-image-")]
-    if not images:
-        raise KernelError(f"the suite {apt.suite} has no {METAPACKAGE}. {said.strip()}")
-    release = images[0].removeprefix("linux-image-")
-    root = home / "kernels" / release
-    if not root.exists():
-        _unpack(apt, images[0], root)
+    home = cache_directory() / "vm" / name
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        apt = PrivateApt(home / "apt", SUITES[name])
+        said = apt.update()
+        images = [found for found in apt.depends(METAPACKAGE) if found.startswith("linux-image-")]
+        if not images:
+            raise KernelError(f"the suite {apt.suite} has no {METAPACKAGE}. {said.strip()}")
+        release = images[0].removeprefix("linux-image-")
+        root = home / "kernels" / release
+        if not root.exists():
+            _unpack(apt, images[0], root)
     image = next(root.glob("boot/vmlinuz-*"), root / "usr/lib/modules" / release / "vmlinuz")
     return Kernel(name, release, image, root)
 
 
 def _unpack(apt: PrivateApt, image: str, root: Path) -> None:
+    """Put a kernel where ``root`` says, in the place of older ones."""
     packages = [image, *(found for found in apt.depends(image) if PARTS.match(found))]
-    building = root.with_name(f".{root.name}.{os.getpid()}")
-    try:
-        building.mkdir(parents=True)
-        for file in apt.download(packages, building):
-            subprocess.run(["dpkg-deb", "-x", file, building], check=True)
-            file.unlink()
-        modules = building / "lib" / "modules"
-        if not modules.exists():  # packages of a merged /usr
-            modules.parent.mkdir(exist_ok=True)
-            modules.symlink_to("../usr/lib/modules")
-        release = image.removeprefix("linux-image-")
-        subprocess.run(["depmod", "-b", building, release], check=True)
-        building.rename(root)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    shutil.rmtree(root.parent, ignore_errors=True)
+    building = root.parent / "unfinished"
+    building.mkdir(parents=True)
+    for file in apt.download(packages, building):
+        subprocess.run(["dpkg-deb", "-x", file, building], check=True)
+        file.unlink()
+    modules = building / "lib" / "modules"
+    if not modules.exists():  # packages of a merged /usr
+        modules.parent.mkdir(exist_ok=True)
+        modules.symlink_to("../usr/lib/modules")
+    release = image.removeprefix("linux-image-")
+    subprocess.run(["depmod", "-b", building, release], check=True)
+    building.rename(root)

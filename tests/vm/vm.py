@@ -105,46 +105,44 @@ def qemu(
     kernel: kernels.Kernel, run: Path, options: argparse.Namespace, pipes: list[int]
 ) -> list[str]:
     """Return qemu's command line; the pipes are of the console and the three ports."""
-    boot = [
+    kernel_options = [
         "console=ttyS0",
-        "loglevel=5" if pipes else "quiet",
+        "loglevel=5" if pipes else "quiet INTERACTIVE=1",
         "oops=panic",
         "panic=-1",
         f"RUN={run}",
         f"MODULES={kernel.root}/lib/modules",
     ]
-    if not pipes:
-        boot.append("INTERACTIVE=1")
+    host = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
+    words = [
+        ("-display", "none"),
+        ("-cpu", "max"),
+        ("-accel", "tcg,thread=single"),  # several threads crash some kernels
+        ("-smp", str(options.cpus)),
+        ("-m", str(options.memory)),
+        ("-kernel", str(kernel.image)),
+        ("-initrd", str(run / "initramfs")),
+        ("-append", " ".join(kernel_options)),
+        ("-virtfs", host),
+        ("-device", "virtio-serial-pci"),
+        ("-serial", "chardev:c0"),
+    ]
+    if pipes:
+        for number, pipe in enumerate(pipes):
+            words += [
+                ("-add-fd", f"fd={pipe},set={number + 1}"),
+                ("-chardev", f"file,id=c{number},path=/dev/fdset/{number + 1},append=on"),
+            ]
+    else:
+        words += [("-chardev", "stdio,id=c0,signal=off")]
+        words += [("-chardev", f"null,id=c{number}") for number in range(1, 4)]
+    words += [
+        ("-device", f"virtserialport,chardev=c{number},nr={number}") for number in range(1, 4)
+    ]
     # The machine ends with this process, however that ends.
-    argv = [
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        "qemu-system-x86_64",
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-    ]
-    argv += ["-no-reboot", "-cpu", "max", "-smp", "1", "-m", str(options.memory)]
-    argv += ["-accel", "tcg,thread=single"]
-    argv += ["-kernel", str(kernel.image), "-initrd", str(run / "initramfs")]
-    argv += ["-append", " ".join(boot)]
-    argv += [
-        "-virtfs",
-        "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
-    ]
-    argv += ["-device", "virtio-serial-pci"]
-    if not pipes:
-        argv += ["-chardev", "stdio,id=c0,signal=off", "-serial", "chardev:c0"]
-        argv += ["-chardev", "null,id=c3"]
-    for number, pipe in enumerate(pipes):
-        argv += ["-add-fd", f"fd={pipe},set={number + 1}"]
-        argv += ["-chardev", f"file,id=c{number},path=/dev/fdset/{number + 1},append=on"]
-        argv += ["-serial", "chardev:c0"] if number == 0 else []
-    for number in range(1, 4) if pipes else [3]:
-        argv += ["-device", f"virtserialport,chardev=c{number},nr={number}"]
-    return argv
+    start = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"]
+    start += ["-nodefaults", "-no-user-config", "-no-reboot"]
+    return start + [word for pair in words for word in pair]
 
 
 def boot(kernel: kernels.Kernel, argv: list[str], options: argparse.Namespace) -> int:
@@ -206,6 +204,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/vm", description=__doc__)
     parser.add_argument("--timeout", type=float, default=600, help="seconds (default: 600)")
     parser.add_argument("--memory", type=int, default=2048, help="megabytes (default: 2048)")
+    parser.add_argument("--cpus", type=int, default=1, help="emulated in turn (default: 1)")
     parser.add_argument("--console", action="store_true", help="show the kernel's messages")
     parser.add_argument("kernel", choices=list(kernels.SUITES))
     parser.add_argument("command", nargs=argparse.REMAINDER)
