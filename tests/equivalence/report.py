@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kernel.harness import clear_what_killed_runs_left, missing, raise_descriptor_limit
 
 from .behaviours import TABLE
-from .judge import PLAIN, Comparison, Judge, Result, world
+from .judge import PLAIN, Comparison, Judge, Result, complaint, world
 from .table import DIFFERS, POLICIES, STAYS
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ errors, bytes, readiness, and whether a call returns at once or later.
 - **differs**: what is observed instead stands in the column of the policy. The reason names the
   hazard in the list at the end. A **defect** is one that sockaccel itself could mend.
 
-{families} connections, blocking and non-blocking sockets; where both show the same there is one
-line. Under `safe` the scenarios run with the default options of `sockaccel enable`.
+Connections: {families};
+blocking and non-blocking sockets. Where both show the same there is one line. Under `safe` the
+scenarios run with the default options of `sockaccel enable`.
 
 {summary}
 """
@@ -179,17 +180,9 @@ def document() -> tuple[str, bool]:
     good = True
     for name, scenario, variant, comparison in compare_all():
         found.setdefault(scenario.name, {}).setdefault(name, {})[variant] = comparison
-        excuse = scenario.excuse(variant.mode)
-        expected = comparison.verdict in scenario.verdicts(POLICIES[name], variant.mode)
-        if comparison.verdict == DIFFERS and excuse:
-            expected = expected and comparison.differences == excuse.seen
-        if not expected:
+        if wrong := complaint(comparison, scenario, variant, POLICIES[name]):
             good = False
-            print(
-                f"{scenario.title} ({variant}), {name}: {comparison.verdict}, "
-                f"{comparison.differences}",
-                file=sys.stderr,
-            )
+            print(wrong, file=sys.stderr)
     parts: list[str] = []
     counts: dict[str, dict[str, int]] = {name: {} for name in POLICIES}
     for topic, scenarios in itertools.groupby(TABLE, lambda scenario: scenario.topic):

@@ -203,8 +203,8 @@ def two_waiters(s: Stage) -> None:
     waiters = [s.thread(s.recv, server, 4) for _ in range(2)]
     with s.asleep_in_call(waiters[0]):
         s.send(client, b"one.")
-    s.until(lambda: sum(not waiter.is_alive() for waiter in waiters) == 1)
-    waiters[1].join(0.1)
+    s.until(lambda: not all(waiter.is_alive() for waiter in waiters))
+    time.sleep(0.1)
     s.note("one is left", sum(waiter.is_alive() for waiter in waiters))
     s.send(client, b"two.")
     s.note("got", sorted(shown(waiter.result()) for waiter in waiters))

@@ -107,7 +107,8 @@ def splice_out(s: Stage) -> None:
     s.send(client, b"moved by splice")
     s.arrived(server, 15)
     with pipe() as (reader, writer):
-        # Without waiting: a splice() that sees nothing would wait for ever.
+        # A splice() that sees nothing waits for as long as it may.
+        s.ready(server, NEVER_S)
         moved = splice(server.fileno(), writer, 100, SPLICE_F_NONBLOCK)
         s.note("splice", moved)
         s.note("piped", os.read(reader, 100) if isinstance(moved, int) else "nothing")
