@@ -93,7 +93,8 @@ def world(policy: Policy | None) -> Iterator[Lab]:
             host.sysctl("net.ipv4.tcp_fastopen", 3)
         if policy is not PLAIN:
             lab.enabled_once = True
-            lab.cli(*lab.enable_arguments()[:-1], *policy.options)
+            arguments = [a for a in lab.enable_arguments() if not str(a).startswith("--policy")]
+            lab.cli(*arguments, *policy.options)
         yield lab
 
 

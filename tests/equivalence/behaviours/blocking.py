@@ -23,10 +23,12 @@ WAKES = "recv() of a socket in a sockmap waits only once: whatever wakes it, it 
 EAGAIN = {"recv": "EAGAIN"}
 
 
-def waits_in_recv(pid: int) -> bool:
-    """Return whether the only thread of a process sleeps in recvfrom(2)."""
-    number = {"x86_64": "45", "aarch64": "207"}[os.uname().machine]
-    return Path(f"/proc/{pid}/syscall").read_text().split()[0] == number
+RECVFROM = {"x86_64": "45", "aarch64": "207"}[os.uname().machine]
+
+
+def in_recv(task: str) -> bool:
+    """Return whether a task, named as under /proc, sleeps in recvfrom(2)."""
+    return Path("/proc", task, "syscall").read_text().split()[0] == RECVFROM
 
 
 def receive_with_signals(sock: socket.socket, restart: bool) -> list[object]:
@@ -48,7 +50,8 @@ def signalled(s: Stage, client: socket.socket, server: socket.socket, *, restart
     """Note what a recv() gives during which a signal comes, and then data."""
     s.ready(server, None)  # with a timeout of the kernel's own, signals end recv() anyway
     task = s.process(receive_with_signals, server, restart)
-    s.until(lambda: waits_in_recv(task.pid))
+    waits = f"{task.pid}/task/{task.pid}"
+    s.until(lambda: in_recv(waits))
     os.kill(task.pid, signal.SIGUSR1)
     time.sleep(0.1)
     s.send(client, b"after the signal")

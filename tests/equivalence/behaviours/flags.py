@@ -86,7 +86,7 @@ def waitall(s: Stage) -> None:
     thread = s.thread(s.recv, server, 10, WAITALL)
     with s.asleep_in_call(thread):
         s.send(client, b"12345")
-    time.sleep(0.1)
+    thread.join(NEVER_S)
     s.note("returns after half", not thread.is_alive())
     s.send(client, b"67890")
     s.note("recv", thread.result())

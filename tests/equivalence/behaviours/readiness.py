@@ -342,7 +342,7 @@ def low_water_blocking(s: Stage) -> None:
     thread = s.thread(s.recv, server, 100)
     with s.asleep_in_call(thread):
         s.send(client, b"1234")
-    thread.join(0.1)
+    thread.join(NEVER_S)
     s.note("returns after 4", not thread.is_alive())
     s.send(client, b"56789a")
     s.note("recv", thread.result())
