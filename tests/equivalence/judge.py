@@ -61,12 +61,12 @@ class Comparison:
 
 def complaint(comparison: Comparison, scenario: Scenario, variant: Variant, policy: Policy) -> str:
     """Return what is not as the table expects, or nothing."""
-    excuse = scenario.excuse(variant.mode)
+    known = scenario.known
     reasons = comparison.accelerated.reasons
-    if comparison.verdict not in scenario.verdicts(policy, variant.mode):
+    if comparison.verdict not in scenario.verdicts(policy):
         wrong = "not what the table expects"
-    elif comparison.verdict == DIFFERS and excuse and comparison.differences != excuse.seen:
-        wrong = f"not as recorded for row {excuse.row}: {excuse.seen}"
+    elif comparison.verdict == DIFFERS and known and comparison.differences != known.seen:
+        wrong = f"not as recorded for row {known.row}: {known.seen}"
     elif comparison.verdict == STAYS and not reasons:
         wrong = "and nothing says why"
     elif scenario.stays and scenario.stays not in reasons:

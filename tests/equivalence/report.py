@@ -156,10 +156,9 @@ def row(
         verdicts.append(comparison.verdict)
         if comparison.verdict == STAYS:
             reasons.append(", ".join(comparison.accelerated.reasons))
-        excuse = scenario.excuse(modes[0])
-        if comparison.verdict == DIFFERS and excuse:
-            kind = "defect: " if excuse.defect else ""
-            reasons.append(f"{kind}{excuse.cause} ({excuse.row})")
+        if comparison.verdict == DIFFERS and (known := scenario.known):
+            kind = "defect: " if known.defect else ""
+            reasons.append(f"{kind}{known.cause} ({known.row})")
     assert plain
     # What differs comes first: the line is there to show it.
     first = {name: plain.notes[name] for name in differing if name in plain.notes}
@@ -196,6 +195,8 @@ def document() -> tuple[str, bool]:
                         (c.verdict for v, c in by_variant.items() if v.mode in modes),
                         key=(DIFFERS, STAYS).count,
                     )
+                    if verdict == DIFFERS and scenario.known and scenario.known.defect:
+                        verdict += " (defect)"
                     counts[name][verdict] = counts[name].get(verdict, 0) + 1
     parts.append("\n## The hazards\n")
     parts += [f"- {number}: {text}." for number, text in HAZARDS.items()]

@@ -65,7 +65,7 @@ def signalled(s: Stage, client: socket.socket, server: socket.socket, *, restart
     rows="10",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def signal_restart(s: Stage) -> None:
     client, server = s.pair()
@@ -77,7 +77,7 @@ def signal_restart(s: Stage) -> None:
     rows="10",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def signal_interrupt(s: Stage) -> None:
     client, server = s.pair()
@@ -115,7 +115,7 @@ def woken_by_close(s: Stage) -> None:
     "recv() waits: the peer resets",
     rows="10",
     modes=(BLOCKING,),
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_reset(s: Stage) -> None:
     client, server = s.pair()
@@ -127,7 +127,7 @@ def woken_by_reset(s: Stage) -> None:
     "recv() waits: another thread shuts reading",
     rows="10",
     modes=(BLOCKING,),
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_shut_reading(s: Stage) -> None:
     _, server = s.pair()
@@ -138,7 +138,7 @@ def woken_by_shut_reading(s: Stage) -> None:
     "recv() waits: another thread shuts both directions",
     rows="10",
     modes=(BLOCKING,),
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_shut_both(s: Stage) -> None:
     _, server = s.pair()
@@ -150,7 +150,7 @@ def woken_by_shut_both(s: Stage) -> None:
     rows="10",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_shut_writing(s: Stage) -> None:
     client, server = s.pair()
@@ -168,7 +168,7 @@ def woken_by_shut_writing(s: Stage) -> None:
     rows="10 3",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_room(s: Stage) -> None:
     client, server = s.pair()
@@ -199,7 +199,7 @@ def poll_then_recv(s: Stage) -> None:
     rows="10",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, {"one is left": 0, "got": ["EAGAIN", "one."]}),),
+    known=Known("10", WAKES, {"one is left": 0, "got": ["EAGAIN", "one."]}),
 )
 def two_waiters(s: Stage) -> None:
     client, server = s.pair()

@@ -71,7 +71,7 @@ def forgotten(ending: str, rows: str, seen: dict[str, Any], *, fresh: bool = Fal
         rows=rows,
         families=IPV4,
         modes=(NON_BLOCKING,),
-        known=(Known("26", UNTRACKED, seen, defect=True),),
+        known=Known("26", UNTRACKED, seen, defect=True),
         fresh=fresh,
     )
 
@@ -123,7 +123,7 @@ def tracked_disable(s: Stage) -> None:
     "A filter rule made after the handshake",
     rows="23",
     families=IPV4,
-    known=(Known("23", "a redirected message passes no filter", {"arrives": "forbidden"}),),
+    known=Known("23", "a redirected message passes no filter", {"arrives": "forbidden"}),
 )
 def filtered(s: Stage) -> None:
     client, server = s.pair()
@@ -146,12 +146,10 @@ def lossy(s: Stage) -> None:
     "Counters of the interface and of TCP see the bytes",
     rows="20",
     families=IPV4,
-    known=(
-        Known(
-            "20",
-            "redirected bytes pass neither",
-            {"interfaces": False, "bytes_acked": False},
-        ),
+    known=Known(
+        "20",
+        "redirected bytes pass neither",
+        {"interfaces": False, "bytes_acked": False},
     ),
 )
 def counters_see(s: Stage) -> None:
