@@ -24,18 +24,18 @@ def machine(require: Callable[[str, list[str]], None]) -> None:
     harness.clear_what_killed_runs_left()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def judge(machine: None) -> Iterator[Judge]:
     with world(PLAIN) as lab:
         yield Judge(lab, {})
 
 
-@pytest.fixture(scope="session", params=list(POLICIES))
+@pytest.fixture(scope="module", params=list(POLICIES))
 def policy(request: pytest.FixtureRequest) -> Policy:
     return POLICIES[request.param]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def accelerated(policy: Policy, judge: Judge) -> Iterator[Lab]:
     """Return the laboratory of a policy, shared by its scenarios, each on ports of its own."""
     with world(policy) as lab:

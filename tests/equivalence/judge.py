@@ -59,6 +59,29 @@ class Comparison:
         return SAME if self.accelerated.redirected else STAYS
 
 
+def complaint(comparison: Comparison, scenario: Scenario, variant: Variant, policy: Policy) -> str:
+    """Return what is not as the table expects, or nothing."""
+    known = scenario.known
+    reasons = comparison.accelerated.reasons
+    if comparison.verdict not in scenario.verdicts(policy):
+        wrong = "not what the table expects"
+    elif comparison.verdict == DIFFERS and known and comparison.differences != known.seen:
+        wrong = f"not as recorded for row {known.row}: {known.seen}"
+    elif comparison.verdict == STAYS and not reasons:
+        wrong = "and nothing says why"
+    elif scenario.stays and scenario.stays not in reasons:
+        wrong = f"but not for {scenario.stays!r}"
+    else:
+        return ""
+    plain = {name: comparison.plain.notes.get(name) for name in comparison.differences}
+    return (
+        f"{scenario.title!r} ({variant}) {comparison.verdict} under --policy {policy.name}, "
+        f"{wrong}\n"
+        f"plain TCP   {plain}\naccelerated {comparison.differences}\n"
+        f"redirected  {comparison.accelerated.redirected} bytes, reasons {reasons}"
+    )
+
+
 @contextlib.contextmanager
 def world(policy: Policy | None) -> Iterator[Lab]:
     """Give a laboratory with two worlds of two joined namespaces and the same addresses."""
@@ -70,7 +93,8 @@ def world(policy: Policy | None) -> Iterator[Lab]:
             host.sysctl("net.ipv4.tcp_fastopen", 3)
         if policy is not PLAIN:
             lab.enabled_once = True
-            lab.cli(*lab.enable_arguments()[:-1], *policy.options)
+            arguments = [a for a in lab.enable_arguments() if not str(a).startswith("--policy")]
+            lab.cli(*arguments, *policy.options)
         yield lab
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import select
 import socket
 import struct
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel.harness import IPV4_B, IPV6_B
@@ -86,6 +88,15 @@ def timeval(seconds: float) -> bytes:
 
 def milliseconds(seconds: float) -> int:
     return max(0, int(seconds * 1000))
+
+
+FUTEX = {"x86_64": "202", "aarch64": "98"}[os.uname().machine]
+
+
+def asleep(task: str) -> bool:
+    """Return whether a task, named as under /proc, waits in a system call."""
+    call = Path("/proc", task, "syscall").read_text().split()[0]
+    return call not in ("running", FUTEX)
 
 
 class Background(threading.Thread):
@@ -341,8 +352,9 @@ class Stage:
 
     @contextlib.contextmanager
     def asleep_in_call(self, thread: Background) -> Iterator[None]:
-        """Give a thread the time to enter its call, which nothing outside can see."""
-        time.sleep(0.15)
+        """Wait until a thread sleeps in the kernel, other than for Python's own lock."""
+        assert self.until(lambda: asleep(f"self/task/{thread.native_id}")), "it does not wait"
+        time.sleep(0.02)
         assert thread.is_alive(), "the call ended before anything happened"
         yield
 

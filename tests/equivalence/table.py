@@ -54,8 +54,6 @@ class Known:
     cause: str
     seen: Mapping[str, Any]
     """What the accelerated run observes in place of what plain TCP does; nothing else differs."""
-    mode: str | None = None
-    """Only with such sockets."""
     defect: bool = False
     """sockaccel could do better: to be mended, not to be explained."""
 
@@ -82,7 +80,7 @@ class Scenario:
     run: Callable[[Stage], None]
     modes: tuple[str, ...]
     families: tuple[str, ...]
-    known: tuple[Known, ...]
+    known: Known | None
     stays: str | None
     """The reason for which this connection is left on TCP under every policy."""
     fresh: bool
@@ -93,20 +91,13 @@ class Scenario:
             for mode in self.modes:
                 yield Variant(family, mode)
 
-    def excuse(self, mode: str) -> Known | None:
-        """Return the difference that is known with such sockets."""
-        for known in self.known:
-            if known.mode in (None, mode):
-                return known
-        return None
-
-    def verdicts(self, policy: Policy, mode: str) -> set[str]:
+    def verdicts(self, policy: Policy) -> set[str]:
         """Return the verdicts that are right."""
         if self.stays:
             return {STAYS}
         if policy.name == "all":
-            return {DIFFERS if self.excuse(mode) else SAME}
-        if self.excuse(mode):
+            return {DIFFERS if self.known else SAME}
+        if self.known:
             return {STAYS} if policy.protects else {STAYS, DIFFERS}
         return {STAYS, SAME}
 
@@ -135,7 +126,7 @@ def scenario(
     rows: str = "",
     modes: tuple[str, ...] = MODES,
     families: tuple[str, ...] = FAMILIES,
-    known: tuple[Known, ...] = (),
+    known: Known | None = None,
     stays: str | None = None,
     fresh: bool = False,
     name: str = "",

@@ -23,10 +23,12 @@ WAKES = "recv() of a socket in a sockmap waits only once: whatever wakes it, it 
 EAGAIN = {"recv": "EAGAIN"}
 
 
-def waits_in_recv(pid: int) -> bool:
-    """Return whether the only thread of a process sleeps in recvfrom(2)."""
-    number = {"x86_64": "45", "aarch64": "207"}[os.uname().machine]
-    return Path(f"/proc/{pid}/syscall").read_text().split()[0] == number
+RECVFROM = {"x86_64": "45", "aarch64": "207"}[os.uname().machine]
+
+
+def in_recv(task: str) -> bool:
+    """Return whether a task, named as under /proc, sleeps in recvfrom(2)."""
+    return Path("/proc", task, "syscall").read_text().split()[0] == RECVFROM
 
 
 def receive_with_signals(sock: socket.socket, restart: bool) -> list[object]:
@@ -48,7 +50,8 @@ def signalled(s: Stage, client: socket.socket, server: socket.socket, *, restart
     """Note what a recv() gives during which a signal comes, and then data."""
     s.ready(server, None)  # with a timeout of the kernel's own, signals end recv() anyway
     task = s.process(receive_with_signals, server, restart)
-    s.until(lambda: waits_in_recv(task.pid))
+    waits = f"{task.pid}/task/{task.pid}"
+    s.until(lambda: in_recv(waits))
     os.kill(task.pid, signal.SIGUSR1)
     time.sleep(0.1)
     s.send(client, b"after the signal")
@@ -62,7 +65,7 @@ def signalled(s: Stage, client: socket.socket, server: socket.socket, *, restart
     rows="10",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def signal_restart(s: Stage) -> None:
     client, server = s.pair()
@@ -74,7 +77,7 @@ def signal_restart(s: Stage) -> None:
     rows="10",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def signal_interrupt(s: Stage) -> None:
     client, server = s.pair()
@@ -112,7 +115,7 @@ def woken_by_close(s: Stage) -> None:
     "recv() waits: the peer resets",
     rows="10",
     modes=(BLOCKING,),
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_reset(s: Stage) -> None:
     client, server = s.pair()
@@ -124,7 +127,7 @@ def woken_by_reset(s: Stage) -> None:
     "recv() waits: another thread shuts reading",
     rows="10",
     modes=(BLOCKING,),
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_shut_reading(s: Stage) -> None:
     _, server = s.pair()
@@ -135,7 +138,7 @@ def woken_by_shut_reading(s: Stage) -> None:
     "recv() waits: another thread shuts both directions",
     rows="10",
     modes=(BLOCKING,),
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_shut_both(s: Stage) -> None:
     _, server = s.pair()
@@ -147,7 +150,7 @@ def woken_by_shut_both(s: Stage) -> None:
     rows="10",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_shut_writing(s: Stage) -> None:
     client, server = s.pair()
@@ -165,7 +168,7 @@ def woken_by_shut_writing(s: Stage) -> None:
     rows="10 3",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, EAGAIN),),
+    known=Known("10", WAKES, EAGAIN),
 )
 def woken_by_room(s: Stage) -> None:
     client, server = s.pair()
@@ -196,15 +199,15 @@ def poll_then_recv(s: Stage) -> None:
     rows="10",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("10", WAKES, {"one is left": 0, "got": ["EAGAIN", "one."]}),),
+    known=Known("10", WAKES, {"one is left": 0, "got": ["EAGAIN", "one."]}),
 )
 def two_waiters(s: Stage) -> None:
     client, server = s.pair()
     waiters = [s.thread(s.recv, server, 4) for _ in range(2)]
     with s.asleep_in_call(waiters[0]):
         s.send(client, b"one.")
-    s.until(lambda: sum(not waiter.is_alive() for waiter in waiters) == 1)
-    waiters[1].join(0.1)
+    s.until(lambda: not all(waiter.is_alive() for waiter in waiters))
+    time.sleep(0.1)
     s.note("one is left", sum(waiter.is_alive() for waiter in waiters))
     s.send(client, b"two.")
     s.note("got", sorted(shown(waiter.result()) for waiter in waiters))

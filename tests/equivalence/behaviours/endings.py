@@ -115,7 +115,7 @@ def register(title: str, steps: list[tuple[str, int | str]]) -> None:
         f"{title[0].upper()}{title[1:]}: all calls afterwards",
         rows="12 16",
         families=IPV4,
-        known=(Known("12", NOT_ASKED, seen, defect=True),) if seen else (),
+        known=Known("12", NOT_ASKED, seen, defect=True) if seen else None,
         name="after_" + title.replace(" ", "_").replace(",", ""),
     )
     def run(s: Stage) -> None:
@@ -182,7 +182,7 @@ def half_closed(s: Stage) -> None:
 @scenario(
     "send() after the own shutdown(SHUT_WR): EPIPE, and nothing arrives",
     rows="12",
-    known=(Known("12", NOT_ASKED, {"send": 8}, defect=True),),
+    known=Known("12", NOT_ASKED, {"send": 8}, defect=True),
 )
 def send_after_shutdown(s: Stage) -> None:
     client, server = s.pair()
@@ -201,7 +201,7 @@ def count_sigpipe(sock: socket.socket) -> list[object]:
 
 @scenario(
     "SIGPIPE, and MSG_NOSIGNAL",
-    known=(Known("12", NOT_ASKED, {"results and signals so far": [1, 0, 1, 0]}, defect=True),),
+    known=Known("12", NOT_ASKED, {"results and signals so far": [1, 0, 1, 0]}, defect=True),
 )
 def sigpipe(s: Stage) -> None:
     client, _ = s.pair()
@@ -225,12 +225,10 @@ def shut_reading_with_unread(s: Stage) -> None:
 @scenario(
     "close() with bytes unread: the peer learns that they were lost",
     rows="12",
-    known=(
-        Known(
-            "12",
-            EOF_NOT_RESET,
-            {"client polls": "IN|OUT|RDHUP", "client reads": "", "client sends": [1, "EPIPE"]},
-        ),
+    known=Known(
+        "12",
+        EOF_NOT_RESET,
+        {"client polls": "IN|OUT|RDHUP", "client reads": "", "client sends": [1, "EPIPE"]},
     ),
 )
 def close_with_unread(s: Stage) -> None:
@@ -244,8 +242,8 @@ def close_with_unread(s: Stage) -> None:
 @scenario(
     "close() with bytes unread while an answer is under way",
     rows="12",
-    known=(
-        Known("12", EOF_NOT_RESET, {"client polls": "IN|OUT|RDHUP", "client sends": [1, "EPIPE"]}),
+    known=Known(
+        "12", EOF_NOT_RESET, {"client polls": "IN|OUT|RDHUP", "client sends": [1, "EPIPE"]}
     ),
 )
 def close_with_unread_and_answer(s: Stage) -> None:
@@ -269,7 +267,7 @@ def in_kernel(s: Stage, port: int) -> list[str]:
     "Both close with bytes unread: no socket stays behind",
     rows="12",
     families=IPV4,
-    known=(Known("12", EOF_NOT_RESET, {"states": ["TIME-WAIT"]}),),
+    known=Known("12", EOF_NOT_RESET, {"states": ["TIME-WAIT"]}),
 )
 def nothing_stays_behind(s: Stage) -> None:
     client, server = s.pair()
@@ -320,9 +318,7 @@ def reset_when_idle(s: Stage) -> None:
 
 @scenario(
     "A reset: send() fails first, then recv() sees the end",
-    known=(
-        Known("12", ERROR_STAYS, {"sends": ["ECONNRESET", "ECONNRESET"], "reads": "ECONNRESET"}),
-    ),
+    known=Known("12", ERROR_STAYS, {"sends": ["ECONNRESET", "ECONNRESET"], "reads": "ECONNRESET"}),
 )
 def reset_seen_by_send(s: Stage) -> None:
     client, server = s.pair()
@@ -347,7 +343,7 @@ def linger(s: Stage) -> None:
 @scenario(
     "A writer stopped by a full peer learns that the peer has reset",
     families=IPV4,
-    known=(Known("12", ERROR_STAYS, {"sends": ["ECONNRESET", "ECONNRESET"]}),),
+    known=Known("12", ERROR_STAYS, {"sends": ["ECONNRESET", "ECONNRESET"]}),
 )
 def reset_of_a_full_reader(s: Stage) -> None:
     client, server = s.pair()
@@ -363,11 +359,7 @@ def reset_of_a_full_reader(s: Stage) -> None:
     "A writer stopped by a full peer learns that the peer has closed",
     rows="12",
     modes=(NON_BLOCKING,),
-    known=(
-        Known(
-            "12", EOF_NOT_RESET, {"polls": "IN|RDHUP", "reads": "", "sends": ["EAGAIN", "EAGAIN"]}
-        ),
-    ),
+    known=Known("12", EOF_NOT_RESET, {"polls an error": False, "reads": "", "sends fail": []}),
 )
 def close_of_a_full_reader(s: Stage) -> None:
     # Blocking calls would wait here for as long as the kernel's timers.
@@ -375,9 +367,11 @@ def close_of_a_full_reader(s: Stage) -> None:
     _, error = s.fill(client)
     s.note("full", error)
     s.lab.close_one(server)
-    s.note("polls", s.events(client, ALL_EVENTS))
+    s.events(client, select.POLLRDHUP)
+    s.note("polls an error", "ERR" in s.events(client, ALL_EVENTS))
     s.note("reads", s.recv(client, 1, within=NEVER_S))
-    s.note("sends", [settled_send(s, client, b"x"), settled_send(s, client, b"x")])
+    sends = [settled_send(s, client, b"x"), settled_send(s, client, b"x")]
+    s.note("sends fail", [send for send in sends if send not in (1, "EAGAIN")])
 
 
 @scenario("connect() to AF_UNSPEC dissolves the connection, the socket connects again", rows="1 4")

@@ -103,7 +103,7 @@ def fast_open_without_cookie(s: Stage) -> None:
     fast_open(s)
 
 
-@scenario("Fast Open with data in the SYN: the order is kept", rows="2", stays="no-peer")
+@scenario("Fast Open with data in the SYN: the order is kept", rows="2", stays="peer-out-of-scope")
 def fast_open_with_data(s: Stage) -> None:
     for host in dict.fromkeys((s.client_host, s.server_host)):
         # 4 and 0x200: without a cookie of the server.

@@ -213,13 +213,11 @@ def fionread(s: Stage) -> None:
 @scenario(
     "FIONREAD: bytes that came with the handshake (TCP_DEFER_ACCEPT), and later ones",
     rows="8 2",
-    known=(
-        Known(
-            "8",
-            "what came before accept() is counted only after the first recv()",
-            {"before": 0},
-            defect=True,
-        ),
+    known=Known(
+        "8",
+        "what came before accept() is counted only after the first recv()",
+        {"before": 0},
+        defect=True,
     ),
 )
 def fionread_before_accept(s: Stage) -> None:
@@ -317,7 +315,7 @@ def blocking_writer(s: Stage) -> None:
     "SO_RCVLOWAT: readable only from that many bytes on",
     rows="11",
     families=IPV4,
-    known=(Known("11", LOW_WATER, {"4 bytes": "IN"}),),
+    known=Known("11", LOW_WATER, {"4 bytes": "IN"}),
 )
 def low_water(s: Stage) -> None:
     client, server = s.pair()
@@ -334,7 +332,7 @@ def low_water(s: Stage) -> None:
     rows="11",
     modes=(BLOCKING,),
     families=IPV4,
-    known=(Known("11", LOW_WATER, {"returns after 4": True, "recv": "1234"}),),
+    known=Known("11", LOW_WATER, {"returns after 4": True, "recv": "1234"}),
 )
 def low_water_blocking(s: Stage) -> None:
     client, server = s.pair()
@@ -342,7 +340,7 @@ def low_water_blocking(s: Stage) -> None:
     thread = s.thread(s.recv, server, 100)
     with s.asleep_in_call(thread):
         s.send(client, b"1234")
-    thread.join(0.1)
+    thread.join(NEVER_S)
     s.note("returns after 4", not thread.is_alive())
     s.send(client, b"56789a")
     s.note("recv", thread.result())
@@ -352,7 +350,7 @@ def low_water_blocking(s: Stage) -> None:
     "SO_RCVLOWAT set while bytes are unread, and lowered again",
     rows="11 2b",
     families=IPV4,
-    known=(Known("11", LOW_WATER, {"polls": "IN"}),),
+    known=Known("11", LOW_WATER, {"polls": "IN"}),
 )
 def low_water_later(s: Stage) -> None:
     client, server = s.pair()
