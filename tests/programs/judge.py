@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .arena import Arena
 
 RERUNS = 3
-FACTOR, SLACK_S = 3, 2.0
+FACTOR, SLACK_S = 3, 5.0
 MAX_STALLS = 12  # of one suite in one run; each costs its time-out
 
 
@@ -144,13 +144,13 @@ def compare(
     if differs:
         plain_bad, bad = rerun(suite, {test: passed[test] for test in differs}, stage, host)
         for test, outcome in differs.items():
+            what = outcome.detail if outcome.result != "pass" else f"took {outcome.seconds:.1f} s"
             times = f"{bad[test]} of {RERUNS} again, {plain_bad[test]} of {RERUNS} on plain TCP"
+            failure = Failure(test, f"{outcome.result}: {what} ({times})")
             if bad[test] and not plain_bad[test]:
-                what = outcome.detail if outcome.result != "pass" else f"{outcome.seconds:.1f} s"
-                failure = Failure(test, f"{outcome.result}: {what} ({times})")
                 row.failures.append(explain(suite.name, policy, failure, KNOWN))
             else:
-                row.flaky.append(f"{test} ({times})")
+                row.flaky.append(f"{failure.check}: {failure.detail}")
     row.notes += no_longer_failing(suite.name, policy, passed, row.failures, KNOWN)
     return row
 

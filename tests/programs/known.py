@@ -6,7 +6,8 @@ from .results import Known
 
 SPLICE = "splice() from a socket never sees redirected bytes"
 KNOWN = [
-    Known("HAProxy*, splice*", "*", "stalled*", "9", SPLICE),
+    Known("HAProxy, splice", "*", "stalled*", "9", SPLICE),
+    Known("HAProxy, TCP, splice-auto", "*", "stalled*", "9", SPLICE),
     Known("Go, io.Copy", "*", "stalled*", "9", SPLICE),
     Known("Python, os.splice", "*", "stalled*", "9", SPLICE),
     Known(

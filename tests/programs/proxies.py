@@ -461,10 +461,11 @@ def p99(seconds: Sequence[float]) -> float:
 
 def judge(policy: str, *, quick: bool = False, proxies: Sequence[Proxy] = PROXIES) -> list[Row]:
     """Run all cases through each proxy, on plain TCP and accelerated."""
-    return [_judge(proxy, policy, cases(quick=quick)) for proxy in proxies]
+    return [judge_one(proxy, policy, cases(quick=quick)) for proxy in proxies]
 
 
-def _judge(proxy: Proxy, policy: str, chosen: list[Case]) -> Row:
+def judge_one(proxy: Proxy, policy: str, chosen: list[Case]) -> Row:
+    """Return the row of one proxy."""
     with (
         TemporaryDirectory(prefix="sockaccel-programs-") as name,
         arena(PLAIN) as plain_stage,

@@ -187,7 +187,7 @@ class BlockingReader:
 
     def load(self, connections: int, seconds: float) -> None:
         for _ in range(connections):
-            self._client.spawn(echo_with_pauses, max(10, round(100 * seconds))).result(120)
+            self._client.spawn(echo_with_pauses, max(10, round(30 * seconds))).result(120)
 
     def stop(self) -> None:
         """The laboratory ends it."""
