@@ -7,6 +7,13 @@ from .results import Known
 SPLICE = "splice() from a socket never sees redirected bytes"
 KNOWN = [
     Known("HAProxy, splice", "*", "stalled*", "9", SPLICE),
+    Known(
+        "HAProxy, splice",
+        "GET HTTP/1.0 until close*",
+        "*the rest is missing*",
+        "9",
+        "after a FIN splice() answers end of stream while redirected bytes are unread",
+    ),
     Known("HAProxy, TCP, splice-auto", "*", "stalled*", "9", SPLICE),
     Known("Go, io.Copy", "*", "stalled*", "9", SPLICE),
     Known("Python, os.splice", "*", "stalled*", "9", SPLICE),

@@ -33,7 +33,7 @@ CLIENT, SERVER, ORIGIN = IPV4_A, IPV4_B, "10.77.1.3"
 PORT = 8080
 PAGE = 16 << 10
 SHARE = 0.9  # of all bytes, once warm
-WARM_UP = 20  # connections, at most
+WARM_UP = 20  # runs of the client with one connection, at most
 WORKS, REDIRECTED = "works", "more than 90 % redirected"
 
 
@@ -246,7 +246,8 @@ def judge_one(workload: Workload, policy: str, *, quick: bool = False) -> Row:
     wrong = None
     try:
         warm_up, row.traffic = run(workload, policy, seconds)
-        row.notes.append(f"{warm_up} connections to warm up")
+        if workload.redirects:
+            row.notes.append(f"{warm_up} runs with one connection to warm up")
     except AssertionError as error:
         wrong = Failure(WORKS, str(error).strip().splitlines()[-1])
     else:
@@ -261,7 +262,7 @@ def judge_one(workload: Workload, policy: str, *, quick: bool = False) -> Row:
 
 
 def run(workload: Workload, arm: str, seconds: float) -> tuple[int, Traffic]:
-    """Return how many connections stayed on TCP at first, and what was sent when warm."""
+    """Return how many runs were not yet redirected, and what was sent when warm."""
     with TemporaryDirectory(prefix="sockaccel-programs-") as name, arena(arm) as stage:
         directory = Path(name)
         directory.chmod(0o755)
