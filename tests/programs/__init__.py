@@ -1,0 +1,1 @@
+"""Other people's programs, run on plain TCP and accelerated, and compared."""
