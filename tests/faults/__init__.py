@@ -1,1 +1,1 @@
-"""Faults under load: what is done to sockaccel while checksummed traffic runs, and what it loses."""
+"""Faults: what is done to sockaccel while checked traffic runs, and what is lost."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import tempfile
 import time
@@ -11,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel.harness import BPFFS, CHILD_TIMEOUT_S, Host, Lab, run, wait_until
+from kernel.harness import BPFFS, Lab, wait_until
+
 from sockaccel.datapath.layout import Counter, Reason
 from sockaccel.datapath.state import Datapath
 
 from . import killing
 from .owner import Owner
-from .scene import LEFT_S, Outcome, Scene
+from .scene import LEFT_S, Outcome, Scene, second_pin_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 INACTIVE = 3
 
@@ -43,12 +43,10 @@ def switch(scene: Scene, number: int) -> None:
     scene.disable()
 
 
-def cycles(scene: Scene, count: int) -> int:
+def cycles(scene: Scene, count: int) -> None:
     """Enable and disable, again and again."""
     scene.background()
-    for number in range(count):
-        switch(scene, number)
-    return count
+    scene.repeat(switch, count)
 
 
 # --- A killed loader ------------------------------------------------------------------------
@@ -56,6 +54,7 @@ def cycles(scene: Scene, count: int) -> int:
 
 def recover(scene: Scene, point: killing.Point, code: int, failures: list[str]) -> None:
     """After a kill: status answers, enable works, disable works, nothing is left."""
+    scene.doing = f"{point}, exit code {code}"
     answer = scene.lab.cli("status", expect=None)
     if answer.returncode not in (0, INACTIVE):
         failures.append(f"{point}: status says {answer.returncode}: {answer.stderr.strip()}")
@@ -81,7 +80,7 @@ def kill_disable(scene: Scene, point: killing.Point, failures: list[str]) -> Non
     recover(scene, point, killing.run_and_kill(argv, point), failures)
 
 
-def killed_loader(scene: Scene, count: int) -> int:
+def killed_loader(scene: Scene, count: int) -> None:
     """Kill enable and disable at each of their steps, and by time; spread over `count` points."""
     lab = scene.lab
     lab.enabled_once = True
@@ -105,9 +104,12 @@ def killed_loader(scene: Scene, count: int) -> int:
     chosen = points
     if count < len(points):
         chosen = [points[number * len(points) // count] for number in range(count)]
-    for kill, point in chosen:
+
+    def kill_next(scene: Scene, number: int) -> None:
+        kill, point = chosen[number]
         kill(scene, point, scene.failures)
-    return len(chosen)
+
+    scene.repeat(kill_next, len(chosen))
 
 
 # --- The map and the scope ------------------------------------------------------------------
@@ -129,11 +131,9 @@ def fill_the_map(scene: Scene, number: int) -> None:
     scene.disable()
 
 
-def map_full(scene: Scene, count: int) -> int:
+def map_full(scene: Scene, count: int) -> None:
     """Fill the map and empty it."""
-    for number in range(count):
-        fill_the_map(scene, number)
-    return count
+    scene.repeat(fill_the_map, count)
 
 
 CHANGES = 10
@@ -164,19 +164,16 @@ def move_the_scope(scene: Scene, number: int) -> None:
         scene.disable()
 
 
-def scope(scene: Scene, count: int) -> int:
+def scope(scene: Scene, count: int) -> None:
     """Change the scope under load."""
     scene.background()
-    times = max(1, count // CHANGES)
-    for number in range(times):
-        move_the_scope(scene, number)
-    return times * CHANGES
+    scene.repeat(move_the_scope, max(1, count // CHANGES), each=CHANGES)
 
 
 # --- Many connections -----------------------------------------------------------------------
 
 
-def many(scene: Scene, count: int) -> int:
+def many(scene: Scene, count: int) -> None:
     """Hold so many connections open, enabled and disabled meanwhile, then end them all."""
     scene.client.sysctl("net.ipv4.ip_local_port_range", "2000 65000")
     scene.enable("--max-connections", str(count + 1000))
@@ -191,10 +188,10 @@ def many(scene: Scene, count: int) -> int:
     scene.disable()
     time.sleep(1)
     scene.finish(crowd)
-    return 2 * count
+    scene.count = 2 * count
 
 
-def short(scene: Scene, count: int) -> int:
+def short(scene: Scene, count: int) -> None:
     """Open, use and close so many connections, one after the other on many at once."""
     scene.client.sysctl("net.ipv4.ip_local_port_range", "2000 65000")
     scene.enable()
@@ -202,7 +199,7 @@ def short(scene: Scene, count: int) -> int:
     scene.finish(crowd, 60 + count / 100)
     wait_until(lambda: scene.entries() == 0, LEFT_S, "an empty map")
     scene.disable()
-    return count
+    scene.count = count
 
 
 # --- Namespaces, instances, owners ----------------------------------------------------------
@@ -228,18 +225,16 @@ def delete_namespaces(scene: Scene, number: int) -> None:
     scene.disable()
 
 
-def namespaces(scene: Scene, count: int) -> int:
+def namespaces(scene: Scene, count: int) -> None:
     """Delete namespaces with connections open."""
     scene.background()
-    for number in range(count):
-        delete_namespaces(scene, number)
-    return count
+    scene.repeat(delete_namespaces, count)
 
 
-def second_pin_dir(scene: Scene, number: int) -> None:
+def two_instances(scene: Scene, number: int) -> None:
     """Enable twice, with two pin directories, and disable in either order."""
     lab = scene.lab
-    second = lab.pin_dir.with_name(f"{lab.pin_dir.name}b")
+    second = second_pin_dir(lab.pin_dir)
     both = [lab.pin_dir, second]
     try:
         for pin_dir in both:
@@ -260,12 +255,10 @@ def second_pin_dir(scene: Scene, number: int) -> None:
             lab.cli("--pin-dir", pin_dir, "disable")
 
 
-def second_instance(scene: Scene, count: int) -> int:
+def second_instance(scene: Scene, count: int) -> None:
     """Run a second instance with its own pin directory over the same sockets."""
     scene.background()
-    for number in range(count):
-        second_pin_dir(scene, number)
-    return count
+    scene.repeat(two_instances, count)
 
 
 def another_owner(scene: Scene, number: int) -> None:
@@ -288,18 +281,16 @@ def another_owner(scene: Scene, number: int) -> None:
     scene.disable()
 
 
-def other_owner(scene: Scene, count: int) -> int:
+def other_owner(scene: Scene, count: int) -> None:
     """Share the sockets with another owner."""
     scene.background()
-    for number in range(count):
-        another_owner(scene, number)
-    return count
+    scene.repeat(another_owner, count)
 
 
 # --- All at once ----------------------------------------------------------------------------
 
 
-def soak(scene: Scene, seconds: int) -> int:
+def soak(scene: Scene, seconds: int) -> None:
     """Do whatever can be done under load, in random order, for so long."""
     chance = random.Random(1)
     scene.background()
@@ -329,26 +320,28 @@ def soak(scene: Scene, seconds: int) -> int:
         burst,
         move_the_scope,
         delete_namespaces,
-        second_pin_dir,
+        two_instances,
         another_owner,
     ]
-    end, done = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        chance.choice(steps)(scene, done)
-        done += 1
-    return done
+    start = time.monotonic()
+    while time.monotonic() < start + seconds:
+        step = chance.choice(steps)
+        scene.doing = step.__name__
+        step(scene, scene.count)
+        scene.count = int(time.monotonic() - start)
 
 
 @dataclass(frozen=True)
 class Fault:
     """A fault, how often it is done, and how often in CI."""
 
-    do: Callable[[Scene, int], int]
+    do: Callable[[Scene, int], None]
     unit: str
     often: int
     short: int
 
 
+MIXED = "soak"
 FAULTS = {
     "cycles": Fault(cycles, "enable/disable cycles", 1000, 6),
     "killed-loader": Fault(killed_loader, "kills of enable and disable", 1000, 12),
@@ -359,21 +352,22 @@ FAULTS = {
     "namespaces": Fault(namespaces, "pairs of namespaces deleted", 100, 2),
     "second-instance": Fault(second_instance, "second instances", 100, 2),
     "other-owner": Fault(other_owner, "other owners", 100, 2),
-    "soak": Fault(soak, "seconds of all that", 1800, 15),
+    MIXED: Fault(soak, "seconds of all that", 1800, 15),
 }
 
 
-def run_fault(name: str, amount: int) -> Outcome:
-    """Do one fault in a scene of its own, and return what came of it."""
+def run_fault(name: str, amount: int, seconds: float | None = None) -> Outcome:
+    """Do one fault in a scene of its own, for so many seconds at most."""
     fault = FAULTS[name]
     outcome = Outcome(name, fault.unit)
     start = time.monotonic()
-    scene = Scene()
+    scene = Scene(seconds)
     try:
         with scene:
-            outcome.count = fault.do(scene, amount)
+            fault.do(scene, amount)
     except Exception as error:  # the report must come whatever happens
-        outcome.failures.append(f"{type(error).__name__}: {error}")
+        outcome.failures.append(f"{type(error).__name__} at {scene.count} {scene.doing}: {error}")
+    outcome.count = scene.count
     outcome.seconds = time.monotonic() - start
     outcome.report, outcome.left = scene.report, scene.left
     outcome.redirected = scene.redirected

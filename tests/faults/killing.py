@@ -77,11 +77,7 @@ def steps(argv: Sequence[str], whom: str) -> list[Point]:
         found = Counter(re.findall(r"^(\w+)\(", Path(log.name).read_text(), re.M))
     # The first execve() is strace's own, of the command.
     found["execve"] -= 1
-    return [
-        Point(whom, call, number)
-        for call in CALLS
-        for number in range(1, found[call] + 1)
-    ]
+    return [Point(whom, call, number) for call in CALLS for number in range(1, found[call] + 1)]
 
 
 def times(until_ms: int, step_ms: int, whom: str) -> list[Point]:

@@ -1,9 +1,11 @@
-"""One fault's surroundings: a laboratory, traffic through all of it, and what is left at the end."""
+"""Where a fault happens: a laboratory, traffic through it, and what is left at the end."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import math
 import os
 import re
 import tempfile
@@ -12,13 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from kernel.harness import Host, Lab, run, wait_until
-from sockaccel.datapath.layout import Counter
+from kernel.harness import Host, KernelObject, Lab, run, wait_until
+
+from sockaccel.datapath import libbpf, state
+from sockaccel.datapath.layout import Config, Counter
 from sockaccel.datapath.state import Datapath
 
 from .traffic import Report, Stall, Traffic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 MARK = "FAULTS_LABORATORY"
@@ -35,6 +40,11 @@ def tcp_pages() -> int:
     found = re.search(r"^TCP:.* mem (\d+)$", Path("/proc/net/sockstat").read_text(), re.M)
     assert found
     return int(found[1])
+
+
+def second_pin_dir(pin_dir: Path) -> Path:
+    """Return the pin directory of a second instance."""
+    return pin_dir.with_name(f"{pin_dir.name}b")
 
 
 @dataclass
@@ -63,11 +73,16 @@ class Outcome:
 class Scene:
     """A laboratory of two hosts whose traffic is checked. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
+        """Repeat what is repeated no longer than so many seconds."""
+        self._until = time.monotonic() + (seconds or math.inf)
         self.report = Report()
         self.left: list[str] = []
         self.redirected = 0
         self.failures: list[str] = []
+        self.count = 0
+        self.doing = ""
+        """What is being done, for the report of a failure."""
         self._traffic: list[Traffic] = []
         self._looks = 0
 
@@ -95,6 +110,14 @@ class Scene:
         finally:
             self.lab.scrub()
 
+    def repeat(self, step: Callable[[Scene, int], None], count: int, each: int = 1) -> None:
+        """Do this so often, unless the time is over; each time counts for so many."""
+        for number in range(count):
+            if time.monotonic() > self._until:
+                break
+            step(self, number)
+            self.count += each
+
     # Traffic
 
     def start(
@@ -110,8 +133,8 @@ class Scene:
 
     def background(self) -> None:
         """Start what runs through every fault: connections that last, and ones that come and go."""
-        self.start(connections=12, think=20_000, blocking=30)
-        self.start(connections=24, think=20_000, blocking=30, total=1 << 20, bytes=4 << 20)
+        self.start(connections=8, think=30_000, blocking=30)
+        self.start(connections=16, think=20_000, blocking=30, total=1 << 20, bytes=1 << 20)
 
     def finish(self, traffic: Traffic, timeout: float | None = None) -> Report:
         """End this traffic (or wait so long for its end), and add what it saw."""
@@ -153,7 +176,14 @@ class Scene:
     def await_redirection(self, pin_dir: Path | None = None, seconds: float = 10) -> None:
         """Wait until bytes are being redirected."""
         before = self.redirected_now(pin_dir)
-        wait_until(lambda: self.redirected_now(pin_dir) > before, seconds, "redirected bytes")
+        deadline = time.monotonic() + seconds
+        while self.redirected_now(pin_dir) <= before:
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"no byte redirected within {seconds} s: {self.lab.status()}; "
+                    f"{[traffic.started for traffic in self._traffic]} connections so far"
+                )
+            time.sleep(0.005)
 
     def entries(self) -> int:
         """Return how many sockets sock_ops_map holds."""
@@ -168,6 +198,7 @@ class Scene:
         """Return what is still there after a few seconds: objects, processes, memory."""
         deadline = time.monotonic() + LEFT_S
         left = self.lab.left_behind()
+        left = [item for item in left if item not in self._of_others()]
         mark = f"{MARK}={self.lab.name}\0".encode()
 
         def processes() -> list[str]:
@@ -188,6 +219,31 @@ class Scene:
         if (pages := memory()) > MEMORY_NOISE_PAGES:
             left.append(f"{pages} pages of tcp_mem")
         return left
+
+    def _of_others(self) -> set[str]:
+        """Return what the instances of other pin directories hold, pinned or not."""
+        own = self.lab.pin_dir
+        instances = {0, *map(state.instance, (own, second_pin_dir(own)))}
+        found = set()
+        for number in libbpf.prog_ids():
+            with (
+                contextlib.suppress(FileNotFoundError),
+                libbpf.fd(libbpf.prog_by_id(number)) as program,
+            ):
+                maps = {}
+                for each in libbpf.prog_map_ids(program):
+                    with libbpf.fd(libbpf.map_by_id(each)) as descriptor:
+                        name = libbpf.map_info(descriptor).name.decode()
+                        maps[name] = each
+                        if name == "config":
+                            value = libbpf.lookup(descriptor, state.KEY_ZERO, ctypes.sizeof(Config))
+                            config = Config.from_buffer_copy(value or bytes(ctypes.sizeof(Config)))
+                if "config" in maps and config.instance not in instances:
+                    found |= {str(KernelObject("map", each, name)) for name, each in maps.items()}
+                    found.add(
+                        str(KernelObject("prog", number, libbpf.prog_info(program).name.decode()))
+                    )
+        return found
 
     # Evidence
 

@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +42,7 @@ typedef uint64_t u64;
 #define WINDOW (1 << 20)     /* bytes looked at after the first wrong one */
 #define SMALL_BUFFER 8192    /* SO_SNDBUF and SO_RCVBUF of some */
 #define CONNECTING_MAX 256   /* below every listen backlog */
-#define NAP_NS 20000000ULL   /* what a reader sleeps now and then */
+#define NAP_US 20000	     /* what a reader sleeps now and then */
 #define SECOND 1000000000ULL
 #define OPEN_END (~0ULL)
 
@@ -65,6 +66,7 @@ struct way {
 	u32 fin, eof; /* enum ending, at the sender and the receiver */
 	u32 wrong;    /* enum wrong */
 	u32 blocked;  /* the sender waits for room */
+	u32 asleep;   /* the receiver does not read for a while, on purpose */
 };
 
 struct slot {
@@ -86,10 +88,13 @@ struct shared {
 	_Alignas(4096) struct slot slots[];
 };
 
+_Static_assert(sizeof(struct slot) == 152, "read by traffic.py");
+_Static_assert(offsetof(struct slot, port) == 136, "read by traffic.py");
+
 static struct shared *shared;
 static int side; /* 0 connects, 1 listens; the direction it sends in */
 static u32 connections = 16, total, ports = 4, blocking_percent;
-static u64 most_bytes, think_us = 20000, grace_s = 15, long_lived = 1;
+static u64 most_bytes, think_us = 20000, nap_us = NAP_US, grace_s = 15, long_lived = 1;
 static struct sockaddr_in target;
 
 static u64 now_ns(void)
@@ -469,6 +474,14 @@ static u64 pause_ns(struct conn *conn)
 	return 1000ULL * chance(&conn->random, 8 * think_us);
 }
 
+/* Most reads are followed by the next; some by a short sleep, few by one of up to nap_us. */
+static u64 nap_ns(u64 *random)
+{
+	if (chance(random, 512) || shared->stop)
+		return 0;
+	return 1000ULL * (chance(random, 8) ? NAP_US : chance(random, nap_us));
+}
+
 static int take_id(u32 *id)
 {
 	if (shared->stop)
@@ -580,7 +593,7 @@ static void run_blocking(struct conn *conn)
 
 	__atomic_fetch_add(&shared->blocking[side], 1, __ATOMIC_RELAXED);
 	for (;;) {
-		u32 size;
+		u32 size, nap;
 		ssize_t done;
 
 		if (conn->slot && !writing) {
@@ -612,8 +625,12 @@ static void run_blocking(struct conn *conn)
 			shutdown(conn->fd, SHUT_RDWR);
 			break;
 		}
-		if (!chance(&random, 512))
-			usleep(NAP_NS / 1000);
+		nap = nap_ns(&random) / 1000;
+		if (nap && conn->slot) {
+			in_way(conn)->asleep = 1;
+			usleep(nap);
+			in_way(conn)->asleep = 0;
+		}
 	}
 	if (writing)
 		pthread_join(writer, NULL);
@@ -752,6 +769,8 @@ static void discard(struct conn *conn)
 /* False when the connection is no more. */
 static int read_some(struct conn *conn, u64 now)
 {
+	if (conn->slot)
+		in_way(conn)->asleep = now < conn->due_read;
 	for (int turn = 0; turn < 8 && conn->readable && now >= conn->due_read; turn++) {
 		u32 size = ask_for(conn);
 		ssize_t done = recv(conn->fd, buffer, size, 0);
@@ -777,8 +796,9 @@ static int read_some(struct conn *conn, u64 now)
 			}
 			if (done < size && !conn->hangup)
 				conn->readable = 0;
-			if (!chance(&conn->random, 512))
-				conn->due_read = now + NAP_NS;
+			conn->due_read = now + nap_ns(&conn->random);
+			if (conn->slot)
+				in_way(conn)->asleep = conn->due_read > now;
 		}
 	}
 	return 1;
@@ -865,7 +885,7 @@ static void service(struct conn *conn)
 		discard(conn);
 		return;
 	}
-	if (conn->readable)
+	if (conn->readable || conn->due_read > now)
 		due = conn->due_read;
 	if (conn->slot && conn->writable && !out_way(conn)->fin && conn->due_write < due)
 		due = conn->due_write;
@@ -966,7 +986,7 @@ static void poll_all(u32 polling_clients, const int *listeners)
 			stopping = 1;
 			for (struct conn *conn = first, *next; conn; conn = next) {
 				next = conn->next;
-				conn->due_write = 0;
+				conn->due_write = conn->due_read = 0;
 				service(conn);
 			}
 		}
@@ -1028,9 +1048,9 @@ static int watch_way(struct watch *watch, u32 id, int number, u64 now, struct lo
 
 	if (!watch->moved_in)
 		watch->moved_in = watch->moved_out = now;
-	if (!owed || got != watch->got || eof != watch->eof || way->wrong)
+	if (!owed || got != watch->got || eof != watch->eof || way->wrong || way->asleep)
 		watch->moved_in = now;
-	if (!blocked || sent != watch->sent)
+	if (!blocked || sent != watch->sent || way->asleep)
 		watch->moved_out = now;
 	watch->got = got;
 	watch->sent = sent;
@@ -1206,6 +1226,8 @@ int main(int argc, char **argv)
 			most_bytes = value;
 		else if (!strcmp(argv[i], "-think"))
 			think_us = value;
+		else if (!strcmp(argv[i], "-nap"))
+			nap_us = value;
 		else if (!strcmp(argv[i], "-blocking"))
 			blocking_percent = value;
 		else if (!strcmp(argv[i], "-ports"))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import mmap
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -17,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kernel.harness import IPV4_B, wait_until
 
+from .build import build
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kernel.harness import Host
 
-SOURCE = Path(__file__).with_name("traffic.c")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - both ends map it, so it had better not be a disk
+SHARED_MEMORY = Path("/dev/shm")
 PORTS = 4
 GRACE_S = 15
 """How long the connections may take to come to their end."""
@@ -33,18 +31,8 @@ WORTH_A_LOOK_MS = 1000
 
 # Offsets in struct shared and struct slot, traffic.c.
 _STOP, _LISTENING, _STALL, _STARTED = 0, 4, 8, 28
-_SLOTS, _SLOT_SIZE, _SLOT_PORT = 4096, 136, 120
+_SLOTS, _SLOT_SIZE, _SLOT_PORT = 4096, 152, 136
 _FINISH, _LEAVE = 1, 2
-
-
-@functools.cache
-def program() -> Path:
-    """Compile traffic.c, once, and return where the program is."""
-    directory = tempfile.mkdtemp(prefix="sockaccel-faults-")
-    atexit.register(shutil.rmtree, directory)
-    made = Path(directory) / "traffic"
-    subprocess.run(["gcc", "-O2", "-pthread", "-o", made, SOURCE], check=True, timeout=60)
-    return made
 
 
 @dataclass
@@ -138,7 +126,7 @@ class Stall:
 class Traffic:
     """One pair of programs. Options as in traffic.c, without the dash."""
 
-    _next_port = 20_000
+    next_port = 20_000
 
     def __init__(
         self,
@@ -146,12 +134,13 @@ class Traffic:
         server: Host,
         address: str = IPV4_B,
         *,
+        connect_to: str | None = None,
         on_stall: Callable[[Traffic, Stall], None] | None = None,
         **options: int,
     ) -> None:
         self.client, self.server = client, server
-        self.port = Traffic._next_port
-        Traffic._next_port = 20_000 + (self.port + PORTS - 20_000) % 10_000
+        self.port = Traffic.next_port
+        Traffic.next_port = 20_000 + (self.port + PORTS - 20_000) % 10_000
         options = {"ports": PORTS, "grace": GRACE_S} | options
         given = [word for name, value in options.items() for word in (f"-{name}", str(value))]
         with tempfile.NamedTemporaryFile(
@@ -161,13 +150,20 @@ class Traffic:
             file.truncate(_SLOTS)
             self._shared = mmap.mmap(file.fileno(), _SLOTS)
         self._result = self._file.with_suffix(".json")
-        where = [address, str(self.port), self._file]
-        self.listener = server.popen("nice", program(), "listen", *where, *given)
+        self.listener = server.popen(
+            "nice", build("traffic.c"), "listen", *self._where(address), *given
+        )
         try:
             wait_until(lambda: self._word(_LISTENING) or self.listener.poll() is not None, 10)
             assert self.listener.poll() is None, "the listening side did not start"
             self.connector = client.popen(
-                "nice", program(), "connect", *where, *given, "-result", self._result
+                "nice",
+                build("traffic.c"),
+                "connect",
+                *self._where(connect_to or address),
+                *given,
+                "-result",
+                self._result,
             )
         except BaseException:
             self.kill()
@@ -175,6 +171,9 @@ class Traffic:
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch, args=(on_stall,), daemon=True)
         self._watcher.start()
+
+    def _where(self, address: str) -> list[str | Path]:
+        return [address, str(self.port), self._file]
 
     def _word(self, offset: int) -> int:
         return int(struct.unpack_from("=I", self._shared, offset)[0])
