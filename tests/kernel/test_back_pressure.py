@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -251,3 +252,45 @@ def write_some(sock: socket.socket, stream: Stream, offset: int, size: int) -> i
         except BlockingIOError:
             time.sleep(0.005)
     return offset
+
+
+def write_at_random(ends: list[tuple[socket.socket, socket.socket]], chance: Random) -> list[int]:
+    """Write to every connection, in sizes that differ, also when it is full; return how much."""
+    sent = []
+    for writer, _ in ends:
+        total = 0
+        for _ in range(chance.choice((3, 20, 200))):
+            try:
+                total += writer.send(bytes(chance.choice((1000, 3000, 9000))))
+            except BlockingIOError:
+                time.sleep(0.001)
+        sent.append(total)
+    return sent
+
+
+def test_writers_go_on_at_once_when_their_readers_wake_up(lab: Lab) -> None:
+    """Bytes that TCP had to drop at a full buffer wait for a timer that doubles all the while."""
+    hosts = lab.pair()
+    lab.start()
+    ends = [connect(lab, hosts, 8192) for _ in range(40)]
+    for sock in (sock for end in ends for sock in end):
+        sock.settimeout(0)
+    chance = Random(2)
+    for _ in range(3):
+        sent = write_at_random(ends, chance)
+        asleep_until = time.monotonic() + 5
+        while time.monotonic() < asleep_until:
+            time.sleep(0.05)
+            for number, (writer, _) in enumerate(ends):
+                with contextlib.suppress(BlockingIOError):
+                    sent[number] += writer.send(bytes(4000))
+        awake, received, waiting = time.monotonic(), [0] * len(ends), set(range(len(ends)))
+        while waiting:
+            for number in list(waiting):
+                with contextlib.suppress(BlockingIOError):
+                    received[number] += len(ends[number][1].recv(65_536))
+                if received[number] == sent[number]:
+                    waiting.remove(number)
+            assert time.monotonic() - awake < 2, f"{len(waiting)} writers stand still"
+            time.sleep(0.001)
+    lab.expect_redirected(*(writer for writer, _ in ends))
