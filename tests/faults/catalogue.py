@@ -149,7 +149,14 @@ def move_the_scope(scene: Scene, number: int) -> None:
         # The path stays as it was given; the namespace behind it changes.
         link = Path(directory) / "namespace"
         link.symlink_to(scene.client.path)
-        arguments = ["enable", "--cgroup", lab.cgroup, "--policy=all", "--netns", link]
+        arguments: list[str | Path] = [
+            "enable",
+            "--cgroup",
+            lab.cgroup,
+            "--policy=all",
+            "--netns",
+            link,
+        ]
         arguments += ["--netns", scene.server.path]
         lab.enabled_once = True
         lab.cli(*arguments)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import select
 import subprocess
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel.harness import IPV4_B, Host, Lab
+from kernel.memory import MIB, Filled, slab_memory, tcp_memory
 
 from .build import build
 
@@ -20,55 +19,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-PAGE = 4096
-MIB = 1 << 20
 WRITES = (16, 64, 1024, 16_384, 131_072, MIB)
 CONNECTIONS = (1, 200)
-FACTOR = 4
-NOISE = 4 * MIB
-"""Other work on the machine takes and gives back kernel memory meanwhile."""
 _PATTERN = bytes(range(251)) * (2 * MIB // 251)
-_TIMEOUT_S = 120
-
-
-def tcp_memory() -> int:
-    """Return what all TCP sockets of the machine hold, as the kernel accounts for it."""
-    found = re.search(r"^TCP:.* mem (\d+)$", Path("/proc/net/sockstat").read_text(), re.M)
-    assert found
-    return int(found[1]) * PAGE
-
-
-def slab_memory() -> int:
-    """Return the size of the slabs that hold buffers and the records of redirected messages."""
-    total = 0
-    for line in Path("/proc/slabinfo").read_text().splitlines()[2:]:
-        name, *numbers = line.split()
-        if name.startswith(("kmalloc-", "skbuff_")):
-            pages_per_slab = int(numbers[4])
-            slabs = int(numbers[numbers.index("slabdata") + 2])
-            total += slabs * pages_per_slab * PAGE
-    return total
-
-
-@dataclass
-class Filled:
-    """What writers got rid of while their readers slept."""
-
-    accepted: int
-    tcp_memory: int
-    slab_memory: int
-
-    @property
-    def memory(self) -> int:
-        """All of it."""
-        return max(self.tcp_memory, 0) + max(self.slab_memory, 0)
-
-    def within(self, plain: Filled) -> bool:
-        """Say whether it is of the same order as plain TCP's."""
-        return (
-            self.accepted <= FACTOR * plain.accepted
-            and self.memory <= FACTOR * plain.memory + NOISE
-        )
 
 
 @dataclass(frozen=True)
@@ -156,13 +109,16 @@ def read_all(readers: list[socket.socket]) -> int:
 
 
 def table(
-    lab: Lab, writes: tuple[int, ...] = WRITES, counts: tuple[int, ...] = CONNECTIONS
+    lab: Lab,
+    writes: tuple[int, ...] = WRITES,
+    counts: tuple[int, ...] = CONNECTIONS,
+    modes: tuple[bool, ...] = (False, True),
 ) -> Iterator[Row]:
     """Measure every combination on plain TCP and accelerated, one after the other."""
     hosts = lab.pair()
     for connections in counts:
         for size in writes:
-            for blocking in (False, True):
+            for blocking in modes:
                 plain, wrong = fill(hosts, size, connections, blocking=blocking)
                 lab.enable()
                 mine, errors = fill(hosts, size, connections, blocking=blocking)

@@ -7,7 +7,6 @@ import ctypes
 import json
 import math
 import os
-import re
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from kernel.harness import Host, KernelObject, Lab, run, wait_until
+from kernel.memory import MIB, tcp_memory
 
 from sockaccel.datapath import libbpf, state
 from sockaccel.datapath.layout import Config, Counter
@@ -31,15 +31,8 @@ LOOKS = 20
 """Stalls that are looked at, in one scene."""
 LEFT_S = 5
 """Within this time nothing may be left."""
-MEMORY_NOISE_PAGES = 2048
+MEMORY_NOISE = 8 * MIB
 """What other work on the machine, and the kernel's reserves per processor, may hold of tcp_mem."""
-
-
-def tcp_pages() -> int:
-    """Return what all TCP sockets of the machine hold, in pages."""
-    found = re.search(r"^TCP:.* mem (\d+)$", Path("/proc/net/sockstat").read_text(), re.M)
-    assert found
-    return int(found[1])
 
 
 def second_pin_dir(pin_dir: Path) -> Path:
@@ -87,12 +80,18 @@ class Scene:
         self._looks = 0
 
     def __enter__(self) -> Self:
-        self._pages = tcp_pages()
+        self._memory = tcp_memory()
         self.lab = Lab("accelerated")
         # What it starts, and what that starts, is known by this.
         os.environ[MARK] = self.lab.name
         self.client, self.server = self.lab.pair()
-        self.scope = ["enable", "--cgroup", self.lab.cgroup, "--scope=all", "--policy=all"]
+        self.scope: list[str | Path] = [
+            "enable",
+            "--cgroup",
+            self.lab.cgroup,
+            "--scope=all",
+            "--policy=all",
+        ]
         return self
 
     def __exit__(
@@ -125,7 +124,7 @@ class Scene:
     ) -> Traffic:
         """Start traffic between two hosts, the scene's if none are given."""
         client, server = hosts or (self.client, self.server)
-        traffic = Traffic(client, server, on_stall=self._on_stall, **options)
+        traffic = Traffic(client, server, options, on_stall=self._on_stall)
         self._traffic.append(traffic)
         wait_until(lambda: traffic.started or not traffic.running, 10, "a first connection")
         time.sleep(settle_s)
@@ -211,13 +210,13 @@ class Scene:
             return found
 
         def memory() -> int:
-            return tcp_pages() - self._pages
+            return tcp_memory() - self._memory
 
-        while (processes() or memory() > MEMORY_NOISE_PAGES) and time.monotonic() < deadline:
+        while (processes() or memory() > MEMORY_NOISE) and time.monotonic() < deadline:
             time.sleep(0.1)
         left += processes()
-        if (pages := memory()) > MEMORY_NOISE_PAGES:
-            left.append(f"{pages} pages of tcp_mem")
+        if (held := memory()) > MEMORY_NOISE:
+            left.append(f"{held} bytes of tcp_mem")
         return left
 
     def _of_others(self) -> set[str]:
@@ -254,7 +253,7 @@ class Scene:
         self._looks += 1
         seen: dict[str, Any] = {"stall": stall.__dict__, "load": Path("/proc/loadavg").read_text()}
         port = f"( sport = :{stall.port} or dport = :{stall.port} )"
-        for host in (traffic.client, traffic.server):
+        for host in self.lab.hosts:
             with contextlib.suppress(AssertionError, OSError):
                 seen[f"ss {host.name}"] = host.execute("ss", "-tanemio", port)
         for process in (traffic.connector, traffic.listener):

@@ -136,7 +136,8 @@ def test_what_happens_on_the_way_is_seen_and_named(
     proxy = BrokenProxy(Traffic.next_port, tamper)
     try:
         options = {"connections": 8, "total": 24, "bytes": 2_000_000, "think": 0}
-        traffic = Traffic(here, here, ADDRESS, connect_to=BROKEN, blocking=blocking, **options)
+        options["blocking"] = blocking
+        traffic = Traffic(here, here, options, address=ADDRESS, connect_to=BROKEN)
         report = traffic.wait(30)
     finally:
         proxy.close()

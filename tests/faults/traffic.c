@@ -986,7 +986,10 @@ static void poll_all(u32 polling_clients, const int *listeners)
 			stopping = 1;
 			for (struct conn *conn = first, *next; conn; conn = next) {
 				next = conn->next;
-				conn->due_write = conn->due_read = 0;
+				conn->due_read = 0;
+				/* The others end when they have seen the end of these. */
+				if (conn->slot && leads(conn))
+					conn->due_write = 0;
 				service(conn);
 			}
 		}

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from kernel.harness import IPV4_B, wait_until
 
@@ -18,8 +18,6 @@ from .build import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from kernel.harness import Host
 
 SHARED_MEMORY = Path("/dev/shm")
 PORTS = 4
@@ -113,6 +111,13 @@ class Report:
         return found
 
 
+class Place(Protocol):
+    """Where programs can be started: a Host."""
+
+    def popen(self, *argv: str | Path) -> subprocess.Popen[bytes]:
+        """Start a program there."""
+
+
 @dataclass(frozen=True)
 class Stall:
     """A connection that makes no progress although bytes are owed."""
@@ -130,13 +135,13 @@ class Traffic:
 
     def __init__(
         self,
-        client: Host,
-        server: Host,
-        address: str = IPV4_B,
+        client: Place,
+        server: Place,
+        options: dict[str, int],
         *,
+        address: str = IPV4_B,
         connect_to: str | None = None,
         on_stall: Callable[[Traffic, Stall], None] | None = None,
-        **options: int,
     ) -> None:
         self.client, self.server = client, server
         self.port = Traffic.next_port
