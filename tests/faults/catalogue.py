@@ -300,7 +300,8 @@ def other_owner(scene: Scene, count: int) -> None:
 def soak(scene: Scene, seconds: int) -> None:
     """Do whatever can be done under load, in random order, for so long."""
     chance = random.Random(1)
-    scene.background()
+    # With readers that sleep for seconds now and then.
+    scene.background(nap=5_000_000)
     scene.client.sysctl("net.ipv4.ip_local_port_range", "2000 65000")
 
     def burst(scene: Scene, _: int) -> None:

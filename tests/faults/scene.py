@@ -130,10 +130,11 @@ class Scene:
         time.sleep(settle_s)
         return traffic
 
-    def background(self) -> None:
+    def background(self, **options: int) -> None:
         """Start what runs through every fault: connections that last, and ones that come and go."""
-        self.start(connections=8, think=30_000, blocking=30)
-        self.start(connections=16, think=20_000, blocking=30, total=1 << 20, bytes=1 << 20)
+        options = {"blocking": 30} | options
+        self.start(connections=8, think=30_000, **options)
+        self.start(connections=16, think=20_000, total=1 << 20, bytes=1 << 20, **options)
 
     def finish(self, traffic: Traffic, timeout: float | None = None) -> Report:
         """End this traffic (or wait so long for its end), and add what it saw."""
