@@ -28,7 +28,7 @@
 
 static char pattern[LARGEST + PERIOD];
 static int connections, size, blocking, errors;
-static volatile int over;
+static volatile int over; /* also after an error: nothing more is written */
 
 struct stream {
 	int fd;
@@ -56,6 +56,7 @@ static int write_once(struct stream *stream)
 		if (errno != EAGAIN) {
 			fprintf(stderr, "fill: send: %s\n", strerror(errno));
 			__atomic_fetch_add(&errors, 1, __ATOMIC_RELAXED);
+			over = 1;
 		}
 		return 0;
 	}
@@ -69,8 +70,7 @@ static void *write_blocking(void *argument)
 	struct stream *stream = argument;
 
 	while (!over)
-		if (!write_once(stream) && !stream->left)
-			break;
+		write_once(stream);
 	shutdown(stream->fd, SHUT_WR);
 	return NULL;
 }
@@ -79,7 +79,7 @@ static void write_polling(void)
 {
 	int more = 1;
 
-	while (more) {
+	while (more && !over) {
 		more = 0;
 		for (int i = 0; i < connections; i++)
 			for (int turn = 0; turn < 64 && write_once(&streams[i]); turn++)
