@@ -246,6 +246,9 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 	default:
 		return REASON_SHARED_WRITERS;
 	}
+	/* MSG_ZEROCOPY may be asked for: the kernel completes nothing that is redirected. */
+	if (*(u64 *)(tcp + OFF_SK_FLAGS) & (1ULL << SOCK_ZEROCOPY_BIT))
+		return REASON_ZEROCOPY;
 	/* kTLS: here we would see plaintext, there it would be taken for plaintext. */
 	if (*(u64 *)(tcp + OFF_ULP_OPS))
 		return REASON_ULP;

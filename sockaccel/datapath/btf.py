@@ -245,6 +245,7 @@ def field_offsets() -> dict[str, int]:
     try:
         offsets = {name: types.offset(*field) for name, field in _REQUIRED.items()}
         offsets |= {name: types.first_offset(fields) for name, fields in _RENAMED.items()}
+        offsets["SOCK_ZEROCOPY_BIT"] = types.enumerator("sock_flags", "SOCK_ZEROCOPY")
         offsets["UNUSUAL_SK_FLAGS"] = sum(
             1 << types.enumerator("sock_flags", flag) for flag in _UNUSUAL_SOCKET_FLAGS
         )

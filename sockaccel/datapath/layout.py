@@ -32,6 +32,7 @@ class Reason(IntEnum):
     ULP = 20
     SHARED_WRITERS = 21
     CONNTRACK = 22
+    ZEROCOPY = 23
 
     @property
     def label(self) -> str:

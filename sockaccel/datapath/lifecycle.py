@@ -103,7 +103,8 @@ def is_enabled(pin_dir: Path, options: Options) -> bool:
     if datapath is None:
         return False
     with datapath:
-        if not (datapath.complete and datapath.attached):
+        # Attached and switched off: a `disable` was killed in between.
+        if not (datapath.complete and datapath.active):
             return False
         differences = datapath.options.differences(options)
         if differences:

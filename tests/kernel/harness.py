@@ -376,13 +376,16 @@ class Host:
         """Run a function in a child process in this namespace and cgroup."""
         return self.lab.adopt(_fork(function, args, self.enter))
 
-    def popen(self, *argv: str | Path) -> subprocess.Popen[bytes]:
+    def popen(
+        self, *argv: str | Path, stdin: int = subprocess.DEVNULL, stdout: int | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a program in this namespace and cgroup."""
         into = 'echo 0 >"$0" && exec "$@"'
         place = ["sh", "-c", into, str(self.lab.cgroup / "cgroup.procs")]
         process = subprocess.Popen(
             [*place, "nsenter", f"--net={self.path}", *(str(word) for word in argv)],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
+            stdout=stdout,
             start_new_session=True,
         )
         self.lab.programs.append(process)

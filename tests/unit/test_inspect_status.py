@@ -45,6 +45,7 @@ PER_MESSAGE = [
     Reason.ULP,
     Reason.SHARED_WRITERS,
     Reason.CONNTRACK,
+    Reason.ZEROCOPY,
 ]
 
 

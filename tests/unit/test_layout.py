@@ -224,4 +224,5 @@ def test_the_labels_of_the_reasons_are_those_of_the_interface() -> None:
         "ulp",
         "shared-writers",
         "conntrack",
+        "zerocopy",
     }
