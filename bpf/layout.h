@@ -198,9 +198,9 @@ struct conn_record {
 };
 _Static_assert(sizeof(struct conn_record) == 304, "mirrored in layout.py");
 
-#define CONFIG_ENABLED 1   /* off: every message takes TCP, no socket is enrolled */
-#define CONFIG_SCOPE_ALL 2 /* every namespace is in scope */
-#define CONFIG_PORTS 4     /* only listeners on a port that is set in `ports` */
+#define CONFIG_ENABLED 1    /* off: every message takes TCP, no socket is enrolled */
+#define CONFIG_SCOPE_ALL 2  /* every namespace is in scope */
+#define CONFIG_PORTS 4      /* only listeners on a port that is set in `ports` */
 #define CONFIG_POLICY_ALL 8 /* do not ask what a program is */
 #define CONFIG_ONE_QUEUE 16 /* sk_skb is attached, and redirected and TCP bytes share a queue */
 #define CONFIG_FIONREAD 32  /* and FIONREAD counts both on this kernel */

@@ -149,7 +149,7 @@ class Pinned(SimpleNamespace):
 
 
 def pinned(monkeypatch: pytest.MonkeyPatch, *, attached: bool) -> Pinned:
-    made = Pinned(attached=attached, complete=True, options=OURS, closed=False)
+    made = Pinned(active=attached, complete=True, options=OURS, closed=False)
     monkeypatch.setattr(Datapath, "open", lambda _: made)
     return made
 
