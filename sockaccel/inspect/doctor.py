@@ -327,13 +327,13 @@ _ATTEMPTS: dict[str, Callable[[_Laboratory], Outcome]] = {
         _safe,
     ),
     "recv-options": _behaviour(
-        probes.recv_options, "leave out the programs that use them", _leave_out
+        probes.recv_options, "--policy safe leaves programs that use them on TCP", _safe
     ),
     "close": _behaviour(
         probes.close_unread, "leave out writers that count on the reset", _leave_out
     ),
     "zerocopy": _behaviour(
-        probes.zerocopy, "leave out programs that send with MSG_ZEROCOPY", _leave_out
+        probes.zerocopy, "--policy safe leaves programs that ask for it on TCP", _safe
     ),
     "mptcp": _mptcp,
 }
