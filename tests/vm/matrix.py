@@ -48,9 +48,9 @@ def measure(kernel: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         check=False,
     )
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if not any("class" in item for item in found):
+    if not all(any(key in item for item in found) for key in ("class", "policy")):
         sys.exit(
-            f"Error: cannot measure kernel '{kernel}': no facts (exit status {done.returncode})"
+            f"Error: cannot measure kernel '{kernel}': no figures (exit status {done.returncode})"
         )
     return found
 
@@ -59,9 +59,7 @@ def cell(value: object) -> str:
     return {True: "yes", False: "**no**"}.get(value, str(value)) if value is not None else "-"
 
 
-def scenario_cell(item: dict[str, Any] | None) -> str:
-    if item is None:
-        return "not run"
+def scenario_cell(item: dict[str, Any]) -> str:
     if item["problem"]:
         return f"**fails**: {item['problem']}"
     share = "redirected" if item["redirected_bytes"] else "on TCP"
@@ -76,9 +74,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def render(measured: dict[str, list[dict[str, Any]]]) -> str:
     """Return the tables as Markdown."""
     facts = {name: next(i for i in items if "class" in i) for name, items in measured.items()}
-    runs = {
-        name: next((i for i in items if "policy" in i), None) for name, items in measured.items()
-    }
+    runs = {name: next(i for i in items if "policy" in i) for name, items in measured.items()}
     head = ["", *(facts[name]["kernel"] for name in measured)]
     rows = [["class", *(facts[name]["class"] for name in measured)]]
     rows += [
@@ -86,17 +82,13 @@ def render(measured: dict[str, list[dict[str, Any]]]) -> str:
     ]
     text = table(head, rows)
     by_name = {
-        name: {item["name"]: item for item in run["scenarios"]} for name, run in runs.items() if run
+        name: {item["name"]: scenario_cell(item) for item in run["scenarios"]}
+        for name, run in runs.items()
     }
-    titles = list(dict.fromkeys(title for items in by_name.values() for title in items))
-    policy = next((run["policy"] for run in runs.values() if run), "default")
-    text += f"\nScenarios, policy {policy}:\n\n" + table(
-        head,
-        [
-            [title, *(scenario_cell(by_name.get(name, {}).get(title)) for name in measured)]
-            for title in titles
-        ],
-    )
+    titles = next(iter(by_name.values()))
+    rows = [[title, *(cells[title] for cells in by_name.values())] for title in titles]
+    policy = next(iter(runs.values()))["policy"]
+    text += f"\nScenarios, policy {policy}:\n\n" + table(head, rows)
     tests = {name: [item for item in items if "test" in item] for name, items in measured.items()}
     for name, items in tests.items():
         failed = [item for item in items if item["outcome"] == "failed"]

@@ -192,6 +192,8 @@ def main() -> int:
         print(f"Error: cannot run the scenarios: no {', '.join(lacking)}", file=sys.stderr)
         return 77
     harness.raise_descriptor_limit()
+    # Emulated machines on busy hosts are slow: what takes longer than this has stalled.
+    harness.CHILD_TIMEOUT_S, harness.SOCKET_TIMEOUT_S = 180, 30
     results = run(options.policy)
     if options.output == "json":
         document = {"kernel": platform.release(), "policy": options.policy}

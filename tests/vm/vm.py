@@ -209,7 +209,8 @@ def main() -> int:
     parser.add_argument("kernel", choices=list(kernels.SUITES))
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _frame: sys.exit(128 + number))
     try:
         return boot(kernels.fetch(options.kernel), options.command, options)
     except kernels.KernelError as error:
