@@ -43,6 +43,10 @@ INTEGERS = {  # name: (level, option, a value that is not the default)
 }
 
 
+# Follow the traffic of this connection, and of earlier ones to the same address (tcp_metrics).
+VARY = {"TCP_QUICKACK", "SO_RCVBUF", "SO_SNDBUF"}
+
+
 def get(sock: socket.socket, name: str) -> object:
     level, option, _ = INTEGERS[name]
     return outcome(sock.getsockopt, level, option)
@@ -53,8 +57,7 @@ def integers(s: Stage) -> None:
     client, server = s.pair()
     for who, sock in (("client", client), ("server", server)):
         for name, (level, option, value) in INTEGERS.items():
-            # Quick acknowledgement comes and goes with the traffic.
-            before = get(sock, name) if name != "TCP_QUICKACK" else "varies"
+            before = "varies" if name in VARY else get(sock, name)
             done = outcome(sock.setsockopt, level, option, value)
             s.note(f"{who} {name}", [before, done, get(sock, name)])
     client.setsockopt(TCP, socket.TCP_CORK, 0)
