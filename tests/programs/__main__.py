@@ -9,6 +9,7 @@ import click
 from kernel import harness
 
 from sockaccel.errors import HostError, SockaccelError
+from sockaccel.render.errors import show
 from sockaccel.render.json import print_json
 from sockaccel.render.options import output_option
 
@@ -82,5 +83,5 @@ if __name__ == "__main__":
     try:
         main(prog_name="scripts/equivalence")
     except SockaccelError as error:
-        click.echo(f"Error: {error}", err=True)
+        show(error)
         sys.exit(error.exit_code)
