@@ -43,11 +43,12 @@ errors, bytes, readiness, and whether a call returns at once or later.
 - **stays on TCP**: nothing differs, because nothing was redirected; the reason is the one that
   `sockaccel status` counts.
 - **differs**: what is observed instead stands in the column of the policy. The reason names the
-  hazard in the list at the end. A **defect** is one that sockaccel itself could mend.
+  hazard in the list at the end.
 
 Connections: {families};
 blocking and non-blocking sockets. Where both show the same there is one line. Under `safe` the
-scenarios run with the default options of `sockaccel enable`.
+scenarios run with the default options of `sockaccel enable`, each as a program that nobody knows
+yet (docs/policy.md).
 
 {summary}
 """
@@ -157,8 +158,7 @@ def row(
         if comparison.verdict == STAYS:
             reasons.append(", ".join(comparison.accelerated.reasons))
         if comparison.verdict == DIFFERS and (known := scenario.known):
-            kind = "defect: " if known.defect else ""
-            reasons.append(f"{kind}{known.cause} ({known.row})")
+            reasons.append(f"{known.cause} ({known.row})")
     assert plain
     # What differs comes first: the line is there to show it.
     first = {name: plain.notes[name] for name in differing if name in plain.notes}
@@ -195,8 +195,6 @@ def document() -> tuple[str, bool]:
                         (c.verdict for v, c in by_variant.items() if v.mode in modes),
                         key=(DIFFERS, STAYS).count,
                     )
-                    if verdict == DIFFERS and scenario.known and scenario.known.defect:
-                        verdict += " (defect)"
                     counts[name][verdict] = counts[name].get(verdict, 0) + 1
     parts.append("\n## The hazards\n")
     parts += [f"- {number}: {text}." for number, text in HAZARDS.items()]

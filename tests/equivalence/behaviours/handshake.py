@@ -64,7 +64,11 @@ def before_accept(s: Stage) -> None:
     s.note("arrived", s.read(server, 25))
 
 
-@scenario("TCP_DEFER_ACCEPT: what came with the handshake is read first", rows="2")
+@scenario(
+    "TCP_DEFER_ACCEPT: what came with the handshake is read first",
+    rows="2",
+    stays="deferred-accept",
+)
 def deferred(s: Stage) -> None:
     listener = s.listen(DEFER_ACCEPT)
     client = s.unconnected()
@@ -98,7 +102,7 @@ def fast_open(s: Stage) -> tuple[socket.socket, socket.socket]:
     return client, server
 
 
-@scenario("Fast Open without a cookie: the order is kept", rows="2")
+@scenario("Fast Open without a cookie: the order is kept", rows="2", stays="deferred-accept")
 def fast_open_without_cookie(s: Stage) -> None:
     fast_open(s)
 
