@@ -96,20 +96,14 @@ def test_the_tests_of_the_kernel_pass_there(told: list[dict[str, Any]], name: st
     assert found["outcome"] == "passed", found
 
 
-def scenario_names() -> list[Any]:
-    """Return the scenarios; hazard 9 is answered by a policy that is not built yet."""
-    stalls = pytest.mark.xfail(reason="hazard 9: needs the default policy `safe`, not built yet")
-    return [pytest.param(name, marks=stalls if "splic" in name else ()) for name in NAMES]
-
-
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", NAMES)
 def test_scenarios_in_the_vm(told: list[dict[str, Any]], name: str) -> None:
     ran = next(item for item in told if "policy" in item)
     found = next(item for item in ran["scenarios"] if item["name"] == name)
     assert not found["problem"], found
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", NAMES)
 def test_scenarios_here(here: list[scenarios.Result], name: str) -> None:
     found = next(item for item in here if item.name == name)
     assert not found.problem, found
