@@ -13,8 +13,8 @@ struct owner_map_table_t {
 	int (*sk_redirect_hash)(void *, void *, u64);
 	u32 max_entries;
 };
-__attribute__((section("maps/sockhash"))) struct owner_map_table_t owner_map = {
-	.max_entries = 65536};
+__attribute__((section("maps/sockhash"))) struct owner_map_table_t owner_map = {.max_entries =
+											65536};
 BPF_ANNOTATE_KV_PAIR(owner_map, u64, u64);
 
 int owner_ops(struct bpf_sock_ops *ctx)

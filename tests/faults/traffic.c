@@ -37,12 +37,12 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
 
-#define LARGEST 262144	     /* bytes of one write or read */
-#define AFTER_PARTIAL 65536  /* of one that goes on after a partial write */
-#define WINDOW (1 << 20)     /* bytes looked at after the first wrong one */
-#define SMALL_BUFFER 8192    /* SO_SNDBUF and SO_RCVBUF of some */
-#define CONNECTING_MAX 256   /* below every listen backlog */
-#define NAP_US 20000	     /* what a reader sleeps now and then */
+#define LARGEST 262144      /* bytes of one write or read */
+#define AFTER_PARTIAL 65536 /* of one that goes on after a partial write */
+#define WINDOW (1 << 20)    /* bytes looked at after the first wrong one */
+#define SMALL_BUFFER 8192   /* SO_SNDBUF and SO_RCVBUF of some */
+#define CONNECTING_MAX 256  /* below every listen backlog */
+#define NAP_US 20000        /* what a reader sleeps now and then */
 #define SECOND 1000000000ULL
 #define OPEN_END (~0ULL)
 
@@ -51,8 +51,8 @@ static const char *const operation_names[] = {"connect", "send", "recv", "accept
 
 enum ending { RUNNING = 0, ENDED = 1, FAILED = 2 };
 enum wrong { RIGHT = 0, WRONG, LOST, DUPLICATED, REORDERED, CORRUPT, MISDELIVERED };
-static const char *const wrong_names[] = {"right",	"unclassified", "lost",	       "duplicated",
-					  "reordered",	"corrupt",	"misdelivered"};
+static const char *const wrong_names[] = {"right",     "unclassified", "lost",        "duplicated",
+					  "reordered", "corrupt",      "misdelivered"};
 enum stall { STALL_CONNECT, STALL_DELIVERY, STALL_WRITE, STALL_END };
 static const char *const stall_names[] = {"connect", "delivery", "write", "end of stream"};
 
@@ -242,8 +242,8 @@ static void classify(struct intake *intake, struct way *way, u32 id, int number)
 	way->found = place.offset;
 	if (place.id != id || place.way != number) {
 		way->wrong = MISDELIVERED;
-		way->bytes_wrong = matching(intake->window, intake->size, place.id, place.way,
-					    place.offset);
+		way->bytes_wrong =
+			matching(intake->window, intake->size, place.id, place.way, place.offset);
 		return;
 	}
 	if (place.offset < expected) {
@@ -338,7 +338,7 @@ struct conn {
 	struct slot *slot; /* NULL: not known yet, at the listening side */
 	struct intake intake;
 	u64 random;
-	u64 goal;	/* bytes to send */
+	u64 goal;       /* bytes to send */
 	u32 chunk_left; /* of the current write */
 	u8 hello[8];
 	u32 hello_size;
@@ -409,7 +409,8 @@ static int hello(struct conn *conn, const u8 *data)
 
 	memcpy(&word, data, 8);
 	name = unscramble(word);
-	if (name >> 40 >= total || name & ((1ULL << 40) - 1) || shared->slots[name >> 40].used != 1) {
+	if (name >> 40 >= total || name & ((1ULL << 40) - 1) ||
+	    shared->slots[name >> 40].used != 1) {
 		count_error(HELLO, EPROTO);
 		return 0;
 	}
@@ -600,7 +601,7 @@ static void run_blocking(struct conn *conn)
 			start_thread(&writer, blocking_writer, conn);
 			writing = 1;
 		}
-		size = !conn->slot ? 8 - conn->hello_size
+		size = !conn->slot          ? 8 - conn->hello_size
 		       : chance(&random, 8) ? 65536
 					    : any_size(&random);
 		done = recv(conn->fd, buffer, size, 0);
@@ -1058,8 +1059,7 @@ static int watch_way(struct watch *watch, u32 id, int number, u64 now, struct lo
 	watch->got = got;
 	watch->sent = sent;
 	watch->eof = eof;
-	consider(worst, now - watch->moved_in, id, number,
-		 got < sent ? STALL_DELIVERY : STALL_END);
+	consider(worst, now - watch->moved_in, id, number, got < sent ? STALL_DELIVERY : STALL_END);
 	consider(worst, now - watch->moved_out, id, number, STALL_WRITE);
 	return eof && fin;
 }
@@ -1094,8 +1094,10 @@ static void report(const char *path, struct longest longest, u64 pause, u32 unfi
 				sums[LOST] += way->sent - way->got;
 				if (shown++ < 10)
 					fprintf(out,
-						"%s{\"id\": %u, \"way\": %d, \"kind\": \"cut off\", "
-						"\"at\": %lu, \"sent\": %lu, \"fin\": %u, \"eof\": %u, "
+						"%s{\"id\": %u, \"way\": %d, \"kind\": \"cut "
+						"off\", "
+						"\"at\": %lu, \"sent\": %lu, \"fin\": %u, \"eof\": "
+						"%u, "
 						"\"port\": %u}",
 						shown > 1 ? ", " : "", id, number, way->got,
 						way->sent, way->fin, way->eof,
