@@ -420,8 +420,9 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	}
 	handshake = *found;
 	handshakes.delete(&hkey);
+	/* Data in the SYN (Fast Open): its client has other numbers, and is counted there. */
 	if (handshake.state == HANDSHAKE_ANNOUNCED)
-		return unpaired(absent_reason(addresses.remote));
+		return has_data(ctx) ? 1 : unpaired(absent_reason(addresses.remote));
 	if (handshake.reason && !is_policy(handshake.reason))
 		return 1; /* counted at the client */
 	/*
