@@ -8,7 +8,6 @@ after `disable`: the sockets stay in the map, and the sk_skb program stays on th
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -26,58 +25,29 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from kernel import harness
 from kernel.conftest import laboratory
 
-from sockaccel.datapath.libbpf import ProgType, shared_library
+from sockaccel.datapath import libbpf
+from sockaccel.datapath.btf import KernelTypes
 
 if TYPE_CHECKING:
     import socket
 
 TRACEPOINTS = ("sock_recv_length", "tcp_rcv_space_adjust")
-BPF_TRACE_RAW_TP = 23
-BTF_KIND_TYPEDEF = 8
 # r6 = the first argument, a struct sock; r0 = its first two bytes; r0 = 0; exit.
 READ_A_SOCKET = struct.pack("<QQQQ", 0x0000_0000_0000_1679, 0x0000_0000_0000_6069, 0xB7, 0x95)
 
 
-class LoadOptions(ctypes.Structure):
-    """The head of struct bpf_prog_load_opts (libbpf)."""
-
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("attempts", ctypes.c_int),
-        ("expected_attach_type", ctypes.c_int),
-        ("prog_btf_fd", ctypes.c_uint32),
-        ("prog_flags", ctypes.c_uint32),
-        ("prog_ifindex", ctypes.c_uint32),
-        ("kern_version", ctypes.c_uint32),
-        ("attach_btf_id", ctypes.c_uint32),
-        ("attach_prog_fd", ctypes.c_uint32),
-    )
-
-
 def typed_tracepoint(name: str) -> str:
     """Load and attach a tp_btf program that reads the tracepoint's socket; say how it went."""
-    lib = shared_library()
-    lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
-    lib.btf__find_by_name_kind.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)
-    types = lib.btf__load_vmlinux_btf()
-    number = lib.btf__find_by_name_kind(types, f"btf_trace_{name}".encode(), BTF_KIND_TYPEDEF)
-    if number < 0:
+    number = KernelTypes().tracepoint(name)
+    if number is None:
         return "no such tracepoint"
-    options = LoadOptions(
-        size=ctypes.sizeof(LoadOptions),
-        expected_attach_type=BPF_TRACE_RAW_TP,
-        attach_btf_id=number,
-    )
-    count = ctypes.c_size_t(len(READ_A_SOCKET) // 8)
-    kind = int(ProgType.TRACING)
-    program = lib.bpf_prog_load(kind, b"facts", b"GPL", READ_A_SOCKET, count, ctypes.byref(options))
-    if program < 0:
-        return f"not loaded ({errno.errorcode[-program]})"
-    link = lib.bpf_raw_tracepoint_open(None, program)
-    os.close(program)
-    if link < 0:
-        return f"not attached ({errno.errorcode[-link]})"
-    os.close(link)
+    done = "loaded"
+    try:
+        with libbpf.fd(libbpf.load_tracepoint("facts", READ_A_SOCKET, number)) as program:
+            done = "attached"
+            os.close(libbpf.link_tracepoint(program))
+    except OSError as error:
+        return f"not {done} ({errno.errorcode[error.errno or 0]})"
     return "attaches"
 
 
