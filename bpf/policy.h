@@ -154,6 +154,28 @@ static __always_inline void blame(struct program_key *key, u32 traits)
 		program->unusual = 1;
 }
 
+/*
+ * True when the socket has, or had urgent data for, an option that redirection does
+ * not honour: SO_RCVLOWAT, SO_PEEK_OFF, TCP_INQ, MSG_OOB, MSG_ZEROCOPY, SO_TIMESTAMP…
+ */
+static __always_inline int has_unusual_options(u64 sk)
+{
+	u64 sk_flags = 0;
+	u32 lowat = 0;
+	s32 peek_off = -1;
+	u16 timestamping = 0, urgent = 0;
+	u8 inq = 0;
+
+	read_field(&lowat, sk, OFF_RCVLOWAT);
+	read_field(&peek_off, sk, OFF_PEEK_OFF);
+	read_field(&sk_flags, sk, OFF_SK_FLAGS);
+	read_field(&timestamping, sk, OFF_TSFLAGS);
+	read_field(&urgent, sk, OFF_URG_DATA);
+	read_field(&inq, sk, OFF_RECVMSG_INQ);
+	return lowat > 1 || peek_off >= 0 || (sk_flags & UNUSUAL_SK_FLAGS) || timestamping ||
+	       urgent || (inq & RECVMSG_INQ_MASK);
+}
+
 /* One connection was watched and only recv() seen; after some, the program has earned it. */
 #define CONNECTIONS_TO_EARN 3
 

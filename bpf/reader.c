@@ -15,12 +15,23 @@
 #define MSG_WAITALL 0x100
 #define READS_TO_CREDIT 64 /* a connection that lasts need not end to count */
 
+#define PF_IO_WORKER 0x10 /* include/linux/sched.h */
+
+/* True in a worker thread of io_uring: what cannot be done at once, splice() above all. */
+static __always_inline int is_io_worker(void)
+{
+	u64 task = bpf_get_current_task();
+	u32 flags = 0;
+
+	read_field(&flags, task, OFF_TASK_FLAGS);
+	return flags & PF_IO_WORKER;
+}
+
 /* The traits of this one read, 0 for a recv() that would not have waited. */
 static __always_inline u32 traits_of_read(u64 sk, u64 regs)
 {
-	u64 socket = 0, file = 0, sk_flags = 0, flags = 0;
-	u32 call = 0, file_flags = 0, lowat = 0, traits = 0;
-	s32 peek_off = -1;
+	u64 socket = 0, file = 0, flags = 0;
+	u32 call = 0, file_flags = 0, traits = 0;
 
 	read_field(&call, regs, OFF_REGS_CALL);
 	switch (call) {
@@ -34,6 +45,8 @@ static __always_inline u32 traits_of_read(u64 sk, u64 regs)
 		read_field(&flags, regs, OFF_REGS_ARG3);
 		break;
 	case NR_IO_URING_ENTER: /* never waits: polls instead */
+		if (is_io_worker())
+			return TRAIT_UNUSUAL;
 		flags = MSG_DONTWAIT;
 		break;
 	case NR_READ:
@@ -44,10 +57,7 @@ static __always_inline u32 traits_of_read(u64 sk, u64 regs)
 	}
 	if (flags & (MSG_OOB | MSG_TRUNC | MSG_WAITALL))
 		traits |= TRAIT_UNUSUAL;
-	read_field(&lowat, sk, OFF_RCVLOWAT);
-	read_field(&sk_flags, sk, OFF_SK_FLAGS);
-	read_field(&peek_off, sk, OFF_PEEK_OFF);
-	if (lowat > 1 || peek_off >= 0 || (sk_flags & UNUSUAL_SK_FLAGS))
+	if (has_unusual_options(sk))
 		traits |= TRAIT_UNUSUAL;
 	read_field(&socket, sk, OFF_SOCKET);
 	read_field(&file, socket, OFF_SOCKET_FILE);
@@ -85,8 +95,10 @@ int reader(u64 *ctx)
 	}
 	if (conn->watch != WATCH_TO_LEARN)
 		return 0;
+	/* Nothing is known of whom the next one will be handed to. */
 	if (!conn->reads && !read_by_its_maker(&conn->program)) {
-		conn->watch = WATCH_LEARNED;
+		blame(&conn->program, TRAIT_UNUSUAL);
+		conn->watch = WATCH_NO;
 		return 0;
 	}
 	if (++conn->reads == READS_TO_CREDIT)

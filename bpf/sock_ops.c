@@ -68,11 +68,12 @@ static __always_inline u32 folded(u32 *address)
 
 /*
  * How often conntrack must see the connection. Where addresses or ports are
- * translated an expired entry breaks it, and its timeout may be seconds; elsewhere
- * the timeout is days unless somebody has set it otherwise.
+ * translated an expired entry breaks it, and its timeout may be seconds. Elsewhere
+ * a firewall may insist on an entry; the shortest timeout of one that is half
+ * closed is 30 s (nf_conntrack_tcp_timeout_last_ack).
  */
-#define REFRESH_NS (60 * 1000000000ULL)
-#define REFRESH_NAT_NS (400 * 1000000ULL)
+#define REFRESH_NS (10 * 1000000000ULL)
+#define REFRESH_NAT_NS (100 * 1000000ULL)
 
 static __always_inline u64 refresh_ns(struct bpf_sock_ops *ctx, struct addresses *server,
 				      struct handshake *client)
@@ -325,6 +326,7 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 	struct conn *conn;
 	struct addresses addresses;
 	int loopback, error;
+	u32 own;
 	u64 netns;
 
 	netns = bpf_get_netns_cookie(ctx);
@@ -364,8 +366,9 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 		handshake->reason = REASON_KERNEL;
 		return unpaired(REASON_KERNEL);
 	}
+	own = judge(cfg, netns, &conn->program);
 	if (!handshake->reason)
-		handshake->reason = judge(cfg, netns, &conn->program);
+		handshake->reason = own;
 	conn->watch = watch_for(cfg, netns, &conn->program);
 	conn->scope_epoch = cfg->scope_epoch;
 	handshake->client_sk = conn->sk;
@@ -377,7 +380,8 @@ static __always_inline int on_active(struct bpf_sock_ops *ctx, struct config *cf
 	handshake->local_port = ctx->local_port;
 	handshake->remote_port = bpf_ntohl(ctx->remote_port);
 	handshake->state = HANDSHAKE_CLIENT_IN;
-	conn->refused = conn->last_reason = handshake->reason;
+	conn->refused = handshake->reason;
+	conn->last_reason = own;
 	if (is_policy(handshake->reason))
 		return unpaired(handshake->reason);
 	if (handshake->reason)
@@ -444,9 +448,12 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	program_of_listener(handshake.listener_cookie, &conn->program);
 	conn->watch = watch_for(cfg, netns, &conn->program);
 	conn->scope_epoch = cfg->scope_epoch;
-	conn->refused = conn->last_reason = handshake.reason;
-	if (handshake.reason)
+	conn->refused = handshake.reason;
+	if (handshake.reason) {
+		/* Each end shows what its own program is to blame for. */
+		conn->last_reason = judge(cfg, netns, &conn->program);
 		return 1;
+	}
 	conn->peer_sk = handshake.client_sk;
 	conn->peer_netns = handshake.client_netns;
 	conn->peer_cookie = handshake.client_cookie;
@@ -534,7 +541,10 @@ static __always_inline int on_state(struct bpf_sock_ops *ctx)
 	for (int i = 0; i < MESSAGE_REASONS; i++)
 		if (conn->reasons[i])
 			count(COUNTER_REASON + REASON_BACK_PRESSURE + i, conn->reasons[i]);
-	if (conn->watch == WATCH_TO_LEARN && conn->reads)
+	/* Options may have been set after the last read. */
+	if (conn->watch != WATCH_NO && has_unusual_options(conn->sk))
+		blame(&conn->program, TRAIT_UNUSUAL);
+	else if (conn->watch == WATCH_TO_LEARN && conn->reads)
 		credit(conn);
 	/* A client that never asked leaves it; one that was gone before the server came, too. */
 	client_key = conn->key;

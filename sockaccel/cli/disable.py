@@ -25,6 +25,8 @@ def command(settings: Settings, wait: float | None) -> None:
     Sockets that were accelerated stay connected; the kernel frees the rest as they close.
     """
     lifecycle.check_capabilities()
+    # Where no bpffs is seen what is pinned is out of reach, and half a disable is none.
+    pins.check_visible(settings.pin_dir)
     pins.check_name(settings.pin_dir)
     was_enabled = False
     if settings.pin_dir.exists() or pins.staging(settings.pin_dir).exists():

@@ -162,11 +162,22 @@ def _process(end: Endpoint | None) -> str:
     return f"{end.container.name if end.container else end.process}({end.pid})"
 
 
+def _reasons(connection: Connection) -> set[str]:
+    """Return why its last messages went by TCP, and whose program it is about if one's alone."""
+    labels = {end.reason.label for end in connection.endpoints if end.reason is not Reason.NONE}
+    blamed = [end for end in connection.endpoints if end.reason.is_policy]
+    if len(blamed) == 1:
+        label = blamed[0].reason.label
+        who = "client" if blamed[0] is connection.client else "server"
+        labels = labels - {label} | {f"{label}({who})"}
+    return labels
+
+
 def _print(dump: Dump, shown: list[Connection]) -> None:
     rows: list[tuple[str, ...]] = []
     for each in shown:
         client, server = each.client, each.server
-        reasons = {end.reason.label for end in each.endpoints if end.reason is not Reason.NONE}
+        reasons = _reasons(each)
         rows.append(
             (
                 each.state.value,

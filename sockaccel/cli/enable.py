@@ -16,9 +16,10 @@ from sockaccel.datapath.options import (
     MAX_CONNECTIONS_LIMIT,
     Options,
 )
-from sockaccel.datapath.programs import name_key
+from sockaccel.datapath.programs import executable_names, name_key
 from sockaccel.errors import DockerError, InputError
 from sockaccel.inspect.existing import count_existing_local, existing_listeners
+from sockaccel.inspect.processes import any_program
 from sockaccel.render.json import print_json
 from sockaccel.render.units import who_text
 from sockaccel.scope.cgroup import check_cgroup, default_cgroup
@@ -115,6 +116,7 @@ def command(
     port_set = parse_ports(ports) if ports is not None else None
     accelerate, keep_on_tcp = _program_names(accelerate), _program_names(keep_on_tcp)
     _check_overrides(policy, accelerate, keep_on_tcp)
+    _warn_of_strangers(*accelerate, *keep_on_tcp)
     cgroup_path = check_cgroup(cgroup) if cgroup is not None else default_cgroup()
     options = Options(
         cgroup=str(cgroup_path),
@@ -132,7 +134,7 @@ def command(
     named = [Namespace(netns_cookie(path), path) for path in options.netns]
     already = lifecycle.is_enabled(settings.pin_dir, options)
     namespaces = _resolve(options, named)
-    resolved = Scope(tuple(namespaces), port_set, frozenset(local_networks(namespaces)))
+    resolved = Scope(tuple(namespaces), port_set, frozenset(local_networks(all_namespaces())))
     if dry_run:
         _report_plan(settings, options, resolved, already)
         return
@@ -173,6 +175,16 @@ def _check_overrides(
             "cannot tell programs apart: --policy all does not ask which they are",
             "--policy safe",
         )
+
+
+def _warn_of_strangers(*names: str) -> None:
+    for name in names:
+        if not any_program(executable_names(name)):
+            click.echo(
+                f"Warning: no executable '{name}' is in PATH, and no process runs one; "
+                "`ls -l /proc/PID/exe` shows the right name",
+                err=True,
+            )
 
 
 def _resolve(options: Options, named: list[Namespace]) -> list[Namespace]:

@@ -124,9 +124,9 @@ def _print(result: Status, settings: Settings) -> None:
         f"redirected    {bytes_text(counters.redirected_bytes)} "
         f"in {counters.redirected_messages} messages"
     )
-    click.echo(
-        f"by TCP        {bytes_text(counters.tcp_bytes)} in {counters.tcp_messages} messages"
-    )
+    # Of connections that are not enrolled nobody sees the messages.
+    messages = f" in {counters.tcp_messages} messages" if counters.tcp_messages else ""
+    click.echo(f"by TCP        {bytes_text(counters.tcp_bytes)}{messages}")
     if counters.fallbacks:
         click.echo()
         reasons = [(name, str(count)) for name, count in sorted(counters.fallbacks.items())]
@@ -142,7 +142,7 @@ def _print(result: Status, settings: Settings) -> None:
             )
             for each in result.learned
         ]
-        header = ("PROGRAM", "AS", "VERDICT", "CONNECTIONS")
+        header = ("LEARNED OF", "AS", "VERDICT", "CREDITED CONNECTIONS")
         click.echo(render_table(header, learned, {3}))
 
 

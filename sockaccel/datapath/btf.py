@@ -197,6 +197,9 @@ _REQUIRED = {
     "OFF_REQUEST_LISTENER": ("sock_common", "skc_listener"),
     "OFF_SOCK_OPS_KERN_SK": ("bpf_sock_ops_kern", "sk"),
     "OFF_BYTES_ACKED": ("tcp_sock", "bytes_acked"),
+    "OFF_TASK_FLAGS": ("task_struct", "flags"),
+    "OFF_TSFLAGS": ("sock", "sk_tsflags"),
+    "OFF_URG_DATA": ("tcp_sock", "urg_data"),
     "OFF_SHUTDOWN": ("sock", "sk_shutdown"),
     "OFF_PEEK_OFF": ("sock", "sk_peek_off"),
     "OFF_RCVLOWAT": ("sock", "sk_rcvlowat"),
@@ -250,6 +253,8 @@ def field_offsets() -> dict[str, int]:
             1 << types.enumerator("sock_flags", flag) for flag in _UNUSUAL_SOCKET_FLAGS
         )
         offsets["OFF_SOCKET_INODE"] = types.offset("socket_alloc", "vfs_inode.i_ino")
+        inq = types.bit_offset("tcp_sock", "recvmsg_inq")
+        offsets |= {"OFF_RECVMSG_INQ": inq // 8, "RECVMSG_INQ_MASK": 1 << inq % 8}
         # SOCK_RCVBUF_LOCK is bit 1 of what is a bit field in some kernels, a byte in others.
         offsets["RCVBUF_LOCK"] = 2 << types.bit_offset("sock", "sk_userlocks") % 8
     except KeyError as error:

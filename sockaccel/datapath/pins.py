@@ -67,13 +67,25 @@ def check(pin_dir: Path) -> None:
         return
     if parent == DEFAULT_PIN_DIR.parent:
         raise HostError(
-            f"cannot use pin directory '{pin_dir}': no bpffs is mounted at '{parent}'",
+            f"cannot use pin directory '{pin_dir}': no bpffs is mounted at '{parent}' "
+            "here (`ip netns exec` hides it)",
             f"mount -t bpf bpf {parent}",
         )
     raise InputError(
         f"cannot use pin directory '{pin_dir}': it is not on a bpffs",
         f"--pin-dir {DEFAULT_PIN_DIR}",
     )
+
+
+def check_visible(pin_dir: Path) -> None:
+    """Check that what is pinned in the usual place can be seen from here.
+
+    Raises:
+        HostError: it cannot: no bpffs is mounted there, or not in this mount namespace.
+
+    """
+    if pin_dir.parent == DEFAULT_PIN_DIR.parent and pin_dir.parent.exists():
+        check(pin_dir)
 
 
 def check_name(pin_dir: Path) -> None:

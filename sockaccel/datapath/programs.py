@@ -9,6 +9,7 @@ listen().
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,13 +56,19 @@ def name_key(name: str) -> bytes:
     return os.fsencode(name)[: PROGRAM_NAME_SIZE - 1].ljust(PROGRAM_NAME_SIZE, b"\0")
 
 
+def executable_names(name: str) -> set[str]:
+    """Return a name, and that of the executable behind it where it is a link in PATH."""
+    found = shutil.which(name)
+    return {name, Path(found).resolve().name} if found else {name}
+
+
 def known(accelerate: Iterable[str] = (), keep_on_tcp: Iterable[str] = ()) -> dict[str, Trait]:
     """Return the traits by name: what is shipped, and the user's word above it."""
-    return (
-        SHIPPED
-        | dict.fromkeys(accelerate, Trait.FORCED)
-        | dict.fromkeys(keep_on_tcp, Trait.REFUSED)
-    )
+    found = dict(SHIPPED)
+    for names, trait in ((accelerate, Trait.FORCED), (keep_on_tcp, Trait.REFUSED)):
+        for name in names:
+            found |= dict.fromkeys(executable_names(name), trait)
+    return found
 
 
 def arguments_hash(command_line: bytes) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,18 @@ def owners(inodes: set[int]) -> dict[int, Owner]:
                 continue  # gone meanwhile
             found.update({sought.pop(link): owner for link in held})
     return found
+
+
+def any_program(names: Collection[str]) -> bool:
+    """Return whether an executable of one of these names is in PATH, or runs."""
+    if any(shutil.which(name) for name in names):
+        return True
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with suppress(OSError):
+                if os.path.basename(os.readlink(f"/proc/{name}/exe")) in names:  # noqa: PTH115, PTH119
+                    return True
+    return False
 
 
 def _links(pid: int) -> Iterator[str]:

@@ -93,10 +93,12 @@ def read(pin_dir: Path) -> Status:
     Raises:
         NotPermittedError: this user may not look.
         StateError: what is pinned cannot be read.
+        HostError: what is pinned cannot be seen from here.
 
     """
     datapath = Datapath.open(pin_dir)
     if datapath is None:
+        pins.check_visible(pin_dir)
         return Status(active=False, draining=_draining(pin_dir))
     with datapath:
         if not datapath.active:

@@ -175,6 +175,6 @@ def _cannot_enter(what: str | Path | int, error: OSError) -> InputError | NotPer
         return NotPermittedError(
             f"cannot enter network namespace '{what}': {reason(error)}", "run as root"
         )
-    return InputError(
-        f"cannot use network namespace '{what}': {reason(error)}", "lsns -t net -o PID,NSFS,COMMAND"
-    )
+    named = Path("/run/netns", Path(str(what)).name)
+    hint = f"--netns {named}" if named.exists() else "lsns -t net -o PID,NSFS,COMMAND"
+    return InputError(f"cannot use network namespace '{what}': {reason(error)}", hint)
