@@ -121,14 +121,15 @@ enum trait {
 
 /*
  * A program, as client or as server: its executable (the name, size and mtime are
- * the same in every container of an image, inode and device are not) and the
- * beginning of its command line, because an interpreter says nothing of its script.
+ * the same in every container of an image, inode and device are not), the beginning
+ * of its command line, because an interpreter says nothing of its script, and the
+ * directory that the script's name may be relative to.
  */
 struct program_key {
 	char name[16]; /* of the executable, without its directory, cut after 15 characters */
 	u64 size;      /* of the executable, bytes */
 	u64 mtime;     /* of the executable, ns */
-	u64 arguments; /* hash of the first ARGUMENTS_SIZE bytes of the command line */
+	u64 arguments; /* hash of the working directory and ARGUMENTS_SIZE bytes of command line */
 	u32 side;      /* enum side */
 	u32 pad;
 };

@@ -27,10 +27,15 @@ static __always_inline int current_executable(struct program_key *key)
 	return 1;
 }
 
-/* Mirrored by sockaccel.datapath.programs.arguments_hash(). */
+/*
+ * Of the beginning of the command line, which may name a script, and of the working
+ * directory, which the script's name may be relative to. Mirrored by
+ * sockaccel.datapath.programs.arguments_hash().
+ */
 static __always_inline u64 arguments_hash(void)
 {
 	u64 task = bpf_get_current_task(), mm = 0, start = 0, end = 0, hash = 0;
+	u64 fs = 0, dentry = 0, inode = 0;
 	struct arguments *arguments;
 	int zero = 0;
 	u64 length;
@@ -38,6 +43,10 @@ static __always_inline u64 arguments_hash(void)
 	arguments = scratch.lookup(&zero);
 	if (!arguments)
 		return 0;
+	read_field(&fs, task, OFF_TASK_FS);
+	read_field(&dentry, fs, OFF_FS_PWD_DENTRY);
+	read_field(&inode, dentry, OFF_DENTRY_INODE);
+	read_field(&hash, inode, OFF_INODE_NUMBER);
 	read_field(&mm, task, OFF_TASK_MM);
 	read_field(&start, mm, OFF_MM_ARG_START);
 	read_field(&end, mm, OFF_MM_ARG_END);

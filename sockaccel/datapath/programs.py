@@ -1,8 +1,8 @@
 """What is known of programs, and how one is recognised.
 
 A program is its executable (name, size, modification time: the same in every
-container of an image) and the beginning of its command line, separately as client
-and as server. bpf/policy.h finds the same for a process that calls connect() or
+container of an image), the beginning of its command line and the directory it runs
+in, separately as client and as server. bpf/policy.h finds the same for a process that calls connect() or
 listen().
 """
 
@@ -71,11 +71,14 @@ def known(accelerate: Iterable[str] = (), keep_on_tcp: Iterable[str] = ()) -> di
     return found
 
 
-def arguments_hash(command_line: bytes) -> int:
-    """Return the hash of a command line (/proc/<pid>/cmdline) that bpf/policy.h makes."""
+def arguments_hash(command_line: bytes, directory_inode: int) -> int:
+    """Return the hash of a command line (/proc/<pid>/cmdline) that bpf/policy.h makes.
+
+    directory_inode: the inode number of the working directory.
+    """
     mask = (1 << _WORD_BITS) - 1
     padded = command_line[:ARGUMENTS_SIZE].ljust(ARGUMENTS_SIZE, b"\0")
-    value = 0
+    value = directory_inode
     for word in memoryview(padded).cast("Q"):
         value = (value ^ word) * 0x100000001B3 & mask
         value ^= value >> 29
@@ -94,7 +97,10 @@ def program_key(pid: int, side: Side) -> ProgramKey:
         name=name_key(executable.name.removesuffix(_DELETED)).rstrip(b"\0"),
         size=status.st_size,
         mtime=status.st_mtime_ns,
-        arguments=arguments_hash((process / "cmdline").read_bytes()[: _arguments_length(process)]),
+        arguments=arguments_hash(
+            (process / "cmdline").read_bytes()[: _arguments_length(process)],
+            (process / "cwd").stat().st_ino,
+        ),
         side=side,
     )
 

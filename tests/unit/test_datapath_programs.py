@@ -35,9 +35,9 @@ CUT = "a" * 15
 # The command line
 
 
-def hashed(command_line: bytes) -> int:
+def hashed(command_line: bytes, directory: Path | None = None) -> int:
     """Return what bpf/policy.h computes, byte by byte: words of 8 bytes in the CPU's order."""
-    value = 0
+    value = directory.stat().st_ino if directory else 0
     for start in range(0, 256, 8):
         word = 0
         for index in range(8):
@@ -67,7 +67,7 @@ def hashed(command_line: bytes) -> int:
     ids=len,
 )
 def test_a_command_line_has_the_hash_that_the_kernel_side_makes(command_line: bytes) -> None:
-    found = arguments_hash(command_line)
+    found = arguments_hash(command_line, 0)
     assert found == hashed(command_line)
     assert 0 <= found < 1 << 64
 
@@ -81,8 +81,8 @@ def test_the_hash_is_made_with_the_numbers_of_the_kernel_side() -> None:
 
 def test_only_the_beginning_of_a_command_line_counts() -> None:
     begin = os.urandom(ARGUMENTS_SIZE)
-    assert arguments_hash(begin) == arguments_hash(begin + b"more") == hashed(begin)
-    assert arguments_hash(begin[:-1] + bytes([begin[-1] ^ 1])) != arguments_hash(begin)
+    assert arguments_hash(begin, 0) == arguments_hash(begin + b"more", 0) == hashed(begin)
+    assert arguments_hash(begin[:-1] + bytes([begin[-1] ^ 1]), 0) != arguments_hash(begin, 0)
 
 
 def test_command_lines_that_differ_in_one_byte_have_different_hashes() -> None:
@@ -92,8 +92,9 @@ def test_command_lines_that_differ_in_one_byte_have_different_hashes() -> None:
         for index in range(len(base))
         for bit in range(8)
     }
-    assert len({arguments_hash(each) for each in {base} | others}) == len(others) + 1
-    assert arguments_hash(b"") == arguments_hash(bytes(300)) == 0
+    assert len({arguments_hash(each, 0) for each in {base} | others}) == len(others) + 1
+    assert arguments_hash(b"", 0) == arguments_hash(bytes(300), 0) == 0
+    assert arguments_hash(b"python3\0app.py", 1) != arguments_hash(b"python3\0app.py", 2)
 
 
 # The name
@@ -179,7 +180,7 @@ def test_a_process_is_its_executable_and_its_command_line(side: Side) -> None:
     status = real.stat()
     assert key.name == real.name.encode()[:15]
     assert (key.size, key.mtime) == (status.st_size, status.st_mtime_ns)
-    assert key.arguments == hashed(b"any name\x0030\0")
+    assert key.arguments == hashed(b"any name\x0030\0", Path.cwd())
     assert (key.side, key.pad) == (side, 0)
 
 
@@ -192,7 +193,7 @@ def test_its_key_is_the_bytes_that_the_kernel_side_looks_up(tmp_path: Path) -> N
     numbers = (
         program.stat().st_size,
         1_234_567_890_123_456_789,
-        hashed(b"%b\x0030\0" % program.__fspath__().encode()),
+        hashed(b"%b\x0030\0" % program.__fspath__().encode(), Path.cwd()),
     )
     assert found == b"".join(
         [
