@@ -73,6 +73,23 @@ class Accelerator:
             self._enabled = True
             self._checked("enable", self._options)
 
+    def counts_unread_bytes(self) -> bool:
+        """Return whether FIONREAD is right on accelerated sockets of this kernel.
+
+        Where it is not (class K0) the default policy leaves nginx on TCP.
+        """
+        try:
+            with hold():
+                self._enabled = True
+                done = self._checked("enable", self._options, ["-o", "json"])
+        finally:
+            self.disable()
+        return bool(json.loads(done.stdout)["trial"]["fionread_right"])
+
+    def ask_nobody(self) -> None:
+        """From now on enable with ``--policy all``."""
+        self._options += ["--policy", "all"]
+
     def disable(self) -> None:
         """Switch it off, if enable was called."""
         with hold():
@@ -87,10 +104,13 @@ class Accelerator:
             raise _failure("read sockaccel's status", done)
         return parse_status(done.stdout)
 
-    def _checked(self, verb: str, arguments: Sequence[str]) -> None:
-        done = self._run(verb, [], arguments)
+    def _checked(
+        self, verb: str, arguments: Sequence[str], options: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        done = self._run(verb, options, arguments)
         if done.returncode != 0:
             raise _failure(f"{verb} sockaccel for the measurement", done)
+        return done
 
     def _run(
         self, verb: str, options: Sequence[str], arguments: Sequence[str]

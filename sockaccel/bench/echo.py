@@ -78,6 +78,7 @@ class Bench:
             self._directory / "no-docker.sock",
             command,
         )
+        self._accelerator.ask_nobody()  # its ends wait in recv()
         self._textbook = Textbook(self._cgroup.path)
         self._children: list[Child] = []
         stack.callback(self._accelerator.disable)

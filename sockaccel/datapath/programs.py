@@ -2,8 +2,8 @@
 
 A program is its executable (name, size, modification time: the same in every
 container of an image), the beginning of its command line and the directory it runs
-in, separately as client and as server. bpf/policy.h finds the same for a process that calls connect() or
-listen().
+in, separately as client and as server. bpf/policy.h finds the same for a process
+that calls connect() or listen().
 """
 
 from __future__ import annotations
