@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -391,3 +392,35 @@ def test_a_shipped_splicer_is_left_alone(accelerated_lab: Lab, host: Host, tmp_p
     sock.sendall(b"word")
     assert receive(sock, 4) == b"word"
     assert lab.counters()["fallbacks"] == {"policy-splice": 1}
+
+
+def test_postgresql_behaves_as_shipped(accelerated_lab: Lab, host: Host, tmp_path: Path) -> None:
+    """As above; it does not run as root, and needs a database first."""
+    lab = accelerated_lab
+    (bin_directory,) = {path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")}
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.chown(data, "nobody")
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    user = ["setpriv", "--reuid=nobody", "--clear-groups"]
+    run(
+        *user, bin_directory / "initdb", "-D", data, "-U", "nobody", "-A", "trust", "-N", timeout=60
+    )
+    options = ["-p", str(PORT), "-h", "127.0.0.1", "-k", str(data), "-c", "fsync=off"]
+    safe(lab)
+    forget_what_is_shipped(lab)
+    server = host.popen(*user, bin_directory / "postgres", "-D", data, *options)
+    wait_until(lambda: is_listening(host), 30, "postgres listens")
+    client = ["-h", "127.0.0.1", "-p", str(PORT), "-U", "nobody", "postgres"]
+    for argv in (["pgbench", "-i", "-q"], ["pgbench", "-S", "-n", "-c4", "-t100"]):
+        assert host.popen(bin_directory / argv[0], *argv[1:], *client).wait(60) == 0
+    for _ in range(TO_EARN):
+        assert host.popen(bin_directory / "psql", "-c", "select 1", *client).wait(30) == 0
+    server.send_signal(signal.SIGINT)
+    server.wait(30)
+    for name in ("postgres", "pgbench", "psql"):
+        reasons = {each["reason"] for each in lab.status()["learned"] if each["program"] == name}
+        # With other arguments it is another program, and may have made too few connections.
+        assert {None} <= reasons <= {None, "policy-unknown"}, f"{name}: {reasons}"
+        assert programs.SHIPPED[name] & Trait.RECV
