@@ -73,6 +73,21 @@ ECHO = {
         while True:
             threading.Thread(target=echo, args=(listener.accept()[0],)).start()
         """,
+    "zerocopy after reading": """
+        import socket, threading
+        def echo(sock):
+            sock.settimeout(10)
+            got = 0
+            while data := sock.recv(65536):
+                got += len(data)
+                if got == ROUNDS * SIZE:
+                    sock.setsockopt(socket.SOL_SOCKET, 60, 1)  # SO_ZEROCOPY
+                sock.sendall(data)
+            sock.close()
+        listener = socket.create_server(("127.0.0.1", PORT))
+        while True:
+            threading.Thread(target=echo, args=(listener.accept()[0],)).start()
+        """,
     "waitall": """
         import select, socket, threading
         def echo(sock):
@@ -185,6 +200,7 @@ def test_a_program_that_reads_by_recv_earns_it(
         ("recv, then splice", "policy-splice"),
         ("blocking", "policy-blocking"),
         ("waitall", "policy-unusual"),
+        ("zerocopy after reading", "policy-unusual"),
     ],
 )
 def test_a_program_that_reads_otherwise_works_and_stays_on_tcp(
