@@ -325,9 +325,10 @@ def test_a_peer_out_of_scope_gets_everything_by_tcp(lab: Lab, in_scope: str) -> 
 
 def test_a_destination_elsewhere_is_not_enrolled(lab: Lab) -> None:
     client_host, server_host = lab.pair()
+    lab.start(hosts=[client_host])
+    # Afterwards: an address of this host would be local.
     server_host.ip("address add 203.0.113.7/32 dev lo")
     client_host.ip(f"route add 203.0.113.7/32 via {IPV4_B}")
-    lab.start(hosts=[client_host])
     client, server = lab.connect(client_host, server_host.listen("203.0.113.7"))
     if lab.accelerated:
         assert lab.dump()["entries"] == 0
