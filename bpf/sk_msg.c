@@ -86,7 +86,7 @@ static __always_inline u32 window(u64 peer)
 static __always_inline int has_room(struct conn *conn, u32 rmem, u32 size)
 {
 	u64 peer = conn->peer_sk, wanted = (u64)rmem + size;
-	u32 rcvbuf = 0, limit, bound;
+	u32 rcvbuf = 0, limit, bound, overhead;
 	u8 locks = 0;
 
 	read_field(&rcvbuf, peer, OFF_RCVBUF);
@@ -97,7 +97,8 @@ static __always_inline int has_room(struct conn *conn, u32 rmem, u32 size)
 		if (limit < QUEUE_BYTES)
 			limit = QUEUE_BYTES;
 	}
-	if (wanted > limit || wanted * MESSAGE_OVERHEAD > (u64)QUEUE_OVERHEAD * size)
+	overhead = limit < QUEUE_OVERHEAD ? limit : QUEUE_OVERHEAD;
+	if (wanted > limit || wanted * MESSAGE_OVERHEAD > (u64)overhead * size)
 		return 0;
 	/* A window is never larger than the buffer. */
 	return wanted + rcvbuf <= bound || wanted + window(peer) <= bound;
