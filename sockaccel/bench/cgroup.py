@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Self
 
 from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError, HostError, reason
-from sockaccel.scope.cgroup import default_cgroup
+from sockaccel.scope.cgroup import default_cgroup, remove_cgroup
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,17 +46,9 @@ class Cgroup:
         (self.path / "cgroup.procs").write_text("0")
 
     def _remove(self) -> None:
-        # A process that has just ended may still be in it for a moment.
-        deadline = time.monotonic() + REMOVE_TIMEOUT_S
-        while True:
-            try:
-                self.path.rmdir()
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise BenchError(
-                        f"cannot remove cgroup '{self.path}': {reason(error)}",
-                        f"rmdir {self.path}",
-                    ) from error
-                time.sleep(0.02)
-            else:
-                return
+        try:
+            remove_cgroup(self.path, REMOVE_TIMEOUT_S)
+        except OSError as error:
+            raise BenchError(
+                f"cannot remove cgroup '{self.path}': {reason(error)}", f"rmdir {self.path}"
+            ) from error

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from sockaccel.errors import DatapathError, HostError, NotPermittedError, SockaccelError, reason
+from sockaccel.scope.cgroup import remove_cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,20 +64,12 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A process that has just ended may still be in it for a moment.
-        deadline = time.monotonic() + _REMOVE_S
-        while True:
-            try:
-                self.cgroup.rmdir()
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise DatapathError(
-                        f"cannot remove cgroup '{self.cgroup}': {reason(error)}",
-                        f"rmdir {self.cgroup}",
-                    ) from error
-                time.sleep(0.005)
-            else:
-                return
+        try:
+            remove_cgroup(self.cgroup, _REMOVE_S)
+        except OSError as error:
+            raise DatapathError(
+                f"cannot remove cgroup '{self.cgroup}': {reason(error)}", f"rmdir {self.cgroup}"
+            ) from error
 
     def run(self, function: Callable[[], T], timeout_s: float) -> T:
         """Return what `function` returns in a child in the cgroup, with nothing but loopback.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from pathlib import Path
 
 from sockaccel.errors import HostError, InputError, NotPermittedError, reason
@@ -50,3 +51,20 @@ def check_cgroup(path: str | Path) -> Path:
     if device not in {mount.device for mount in mounts("cgroup2")}:
         raise InputError(f"cannot use cgroup '{path}': it is not a directory of cgroup v2", hint)
     return real
+
+
+def remove_cgroup(path: Path, timeout_s: float) -> None:
+    """Remove a cgroup whose processes have ended; one may still be in it for a moment.
+
+    Raises OSError when it cannot be removed in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            path.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
