@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel.harness import IPV4_B, Host, Lab
-from kernel.memory import MIB, Filled, slab_memory, tcp_memory
+from kernel.memory import MIB, Filled, slab_memory, tcp_memory, tcp_memory_at_rest
 
 from .build import build
 
@@ -60,7 +60,7 @@ def fill(
         assert writer.stdout
         readers += [listener.accept()[0] for _ in range(connections)]
         assert writer.stdout.readline() == b"connected\n"
-        tcp, slab = tcp_memory(), slab_memory()
+        tcp, slab = tcp_memory_at_rest(), slab_memory()
         writer.stdin.write(b"go\n")
         writer.stdin.flush()
         said = json.loads(writer.stdout.readline())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,35 @@ FACTOR = 4
 NOISE = 4 * MIB
 
 
+def _sockstat(name: str) -> int:
+    found = re.search(rf"^TCP:.* {name} (\d+)", Path("/proc/net/sockstat").read_text(), re.M)
+    assert found
+    return int(found[1])
+
+
 def tcp_memory() -> int:
     """Return what all TCP sockets of the machine hold, as the kernel accounts for it."""
-    found = re.search(r"^TCP:.* mem (\d+)$", Path("/proc/net/sockstat").read_text(), re.M)
-    assert found
-    return int(found[1]) * PAGE
+    return _sockstat("mem") * PAGE
+
+
+def tcp_memory_at_rest(timeout: float = 60) -> int:
+    """Return what TCP holds once the sockets of before have given theirs back.
+
+    The figure is the machine's. A closed socket with bytes that its peer never took keeps them
+    until its timers end, also past the end of its namespace: it is an orphan, and the kernel
+    counts those.
+    """
+    deadline = time.monotonic() + timeout
+    while _sockstat("orphan") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    last = tcp_memory()
+    while time.monotonic() < deadline:
+        time.sleep(0.25)
+        now = tcp_memory()
+        if now >= last:
+            break
+        last = now
+    return last
 
 
 def slab_memory() -> int:

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from .harness import IPV4_B, Host, Lab, Stream, patience, wait_until
-from .memory import MIB, Filled, slab_memory, tcp_memory
+from .memory import MIB, Filled, slab_memory, tcp_memory, tcp_memory_at_rest
 
 WRITES = [16, 64, 1024, 16_384, 131_072, MIB]
 QUIET_S = 0.2  # a writer is stopped when it got nothing accepted for so long
@@ -60,7 +60,7 @@ def fill_and_drain(
     """Fill a connection, measure what it holds, and read all of it back in order."""
     writer, reader = ends
     stream = Stream(11)
-    tcp, slab = tcp_memory(), slab_memory()
+    tcp, slab = tcp_memory_at_rest(), slab_memory()
     end = write_all_that_fits(writer, stream, start, size)
     filled = Filled(end - start, tcp_memory() - tcp, slab_memory() - slab)
     readiness = select.poll()
@@ -92,18 +92,6 @@ def test_a_writer_is_stopped_as_early_as_by_tcp(
     for mine in (filled, again):
         seen = f"plain {plain}, accelerated {mine}"
         assert mine.within(plain), seen
-
-
-def tcp_memory_at_rest() -> int:
-    """Return what TCP holds once sockets of before have given theirs back; it is the host's."""
-    last = tcp_memory()
-    for _ in range(20):
-        time.sleep(0.25)
-        now = tcp_memory()
-        if now >= last:
-            break
-        last = now
-    return last
 
 
 def fill_many(lab: Lab, hosts: tuple[Host, Host], buffer: int, size: int) -> Filled:
