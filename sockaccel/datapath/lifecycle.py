@@ -221,19 +221,20 @@ def _try_out(directory: Path, *, force: bool) -> Trial | None:
         return tried
 
 
-def update_scope(pin_dir: Path, scope: Scope) -> Updated:
+def update_scope(pin_dir: Path, scope: Scope, *, wait: bool = True) -> Updated:
     """Bring who is in scope up to date, where it is enabled.
 
     Live connections of a namespace that leaves go on by TCP from the next message on, and
     are accelerated again if it comes back.
 
     Raises:
+        BlockingIOError: somebody changes the pin directory, and `wait` is not set.
         StateError: nothing is enabled there.
         NotPermittedError: this user may not.
         DatapathError: a map is full.
 
     """
-    with pins.locked(pin_dir), opened(pin_dir) as datapath:
+    with pins.locked(pin_dir, wait=wait), opened(pin_dir) as datapath:
         return _update_scope(datapath, scope)
 
 

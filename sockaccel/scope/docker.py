@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 _SCHEME = "unix://"
 _TIMEOUT_S = 10  # for each request; a healthy daemon answers in milliseconds
+# An answer that is not what a daemon says. requests raises OSErrors, some of which are ValueErrors.
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
 # What can change a container's namespace, name, labels or networks. Health checks, the most
 # frequent events by far, are not among them.
 _ACTIONS = [
@@ -124,11 +126,11 @@ class Docker:
     """The Docker daemon of this host, by its socket: connected when it is first asked.
 
     Every method raises DockerError when the daemon does not answer as one does, after at most
-    ten seconds for each request. An object is for one thread at a time.
+    ten seconds for each request; to make one raises InputError as docker_url() does. An object
+    is for one thread at a time.
     """
 
     def __init__(self, docker_host: str | None = None) -> None:
-        """Raises InputError as docker_url() does."""
         self.url = docker_url(docker_host)
         self._client: APIClient | None = None
 
@@ -191,7 +193,13 @@ class Docker:
         except DockerError:
             raise
         # requests raises OSErrors; the others: an answer that is not what a daemon says.
-        except (docker.errors.DockerException, OSError, ValueError, LookupError, TypeError) as error:
+        except (
+            docker.errors.DockerException,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+        ) as error:
             self.close()
             raise _cannot_reach(self.url, _why(error)) from error
 
@@ -245,7 +253,7 @@ def _check_socket(url: str) -> None:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, LookupError | TypeError | ValueError) and not isinstance(error, OSError):
+    if isinstance(error, _NONSENSE) and not isinstance(error, OSError):
         return f"its answer makes no sense ({type(error).__name__}: {error})"
     return str(error)
 
