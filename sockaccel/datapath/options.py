@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from sockaccel.datapath.layout import OPTIONS_SIZE
@@ -12,6 +12,19 @@ from sockaccel.scope.selection import Policy
 
 DEFAULT_MAX_CONNECTIONS = 65_536
 MAX_CONNECTIONS_LIMIT = 1_000_000
+
+_ADJUSTABLE = (
+    "policy",
+    "netns",
+    "ports",
+    "docker_host",
+    "accelerate",
+    "keep_on_tcp",
+    "opt_in",
+    "network",
+    "project",
+)
+"""What does not change how the programs are loaded, or where they are attached."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,11 @@ class Options:
     opt_in: bool = False
     network: tuple[str, ...] = ()
     project: tuple[str, ...] = ()
+
+    def fixed_differences(self, other: Options) -> list[str]:
+        """Return those of the differences that cannot be adjusted while it is enabled."""
+        adjusted = {name: getattr(other, name) for name in _ADJUSTABLE}
+        return replace(self, **adjusted).differences(other)
 
     @property
     def selection(self) -> Policy:
