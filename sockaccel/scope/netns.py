@@ -25,6 +25,8 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 OWN = "/proc/self/ns/net"
+LOOPBACK = frozenset({ip_network("127.0.0.0/8"), ip_network("::1/128")})
+"""Local to every namespace."""
 
 _CLONE_NEWNET = 0x40000000
 # Linux kernel commit e8b9eab99232 "net: retrieve netns cookie via getsocketopt" (in v5.14)
@@ -109,8 +111,7 @@ def local_networks(namespaces: Iterable[Namespace]) -> set[Network]:
     bridges, because the next container appears there. A namespace that has gone is left out.
     Raises NotPermittedError, and OSError when the kernel does not answer.
     """
-    networks: set[Network] = {ip_network("127.0.0.0/8"), ip_network("::1/128")}
-    networks |= networks_here()
+    networks = networks_here() | LOOPBACK
     for namespace in namespaces:
         try:
             networks |= in_netns(namespace.path, networks_here)
