@@ -102,13 +102,22 @@ def local_networks(namespaces: Iterable[Namespace]) -> set[Network]:
     Raises NotPermittedError, and OSError when the kernel does not answer.
     """
     networks: set[Network] = {ip_network("127.0.0.0/8"), ip_network("::1/128")}
-    networks |= _networks_here()
+    networks |= networks_in()
     for namespace in namespaces:
         try:
-            networks |= in_netns(namespace.path, _networks_here)
+            networks |= networks_in(namespace.path)
         except InputError:
             continue
     return networks
+
+
+def networks_in(path: str | None = None) -> set[Network]:
+    """Return the addresses of one namespace, and the subnets of its local bridges.
+
+    By default of the caller's own. Raises as in_netns() does, and OSError when the kernel
+    does not answer.
+    """
+    return _networks_here() if path is None else in_netns(path, _networks_here)
 
 
 def _networks_here() -> set[Network]:
