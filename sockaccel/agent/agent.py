@@ -30,7 +30,7 @@ from sockaccel.scope.netns import (
     Namespace,
     all_namespaces,
     netns_cookie,
-    networks_here,
+    networks_in,
 )
 from sockaccel.scope.selection import Selection
 
@@ -148,7 +148,7 @@ class Agent:
             self._guard()
             if self._notifier.watchdog_s:
                 self._keep_alive()
-            self._here = networks_here()
+            self._here = networks_in()
             self._apply()
             if self._options.scope == "docker":
                 docker_host = self._options.docker_host
@@ -235,7 +235,7 @@ class Agent:
 
     def _look_here(self) -> None:
         if self._addresses.take(self._loop.clock()):
-            here = networks_here()
+            here = networks_in()
             if here != self._here:
                 self._here = here
                 self._apply()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sockaccel.errors import DockerError, InputError
 from sockaccel.inspect.existing import count_older
 from sockaccel.scope.docker import Docker
-from sockaccel.scope.netns import Namespace, all_namespaces, look_into, netns_cookie
+from sockaccel.scope.netns import Namespace, all_namespaces, look_into, netns_cookie, networks_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -269,5 +269,5 @@ def survey(paths: Collection[str] | None, known: Collection[int] = ()) -> Survey
     for each in everywhere:
         if each.cookie not in known:
             with suppress(InputError):
-                networks |= look_into(each.path)[1]
+                networks |= networks_in(each.path)
     return Surveyed(paths, tuple(named), frozenset(networks))
