@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from sockaccel.datapath.layout import OPTIONS_SIZE
 from sockaccel.errors import InputError
+from sockaccel.scope.selection import Policy
 
 DEFAULT_MAX_CONNECTIONS = 65_536
 MAX_CONNECTIONS_LIMIT = 1_000_000
@@ -26,6 +27,14 @@ class Options:
     docker_host: str | None = None
     accelerate: tuple[str, ...] = ()
     keep_on_tcp: tuple[str, ...] = ()
+    opt_in: bool = False
+    network: tuple[str, ...] = ()
+    project: tuple[str, ...] = ()
+
+    @property
+    def selection(self) -> Policy:
+        """Which containers these options put in scope."""
+        return Policy(self.opt_in, self.network, self.project)
 
     def differences(self, other: Options) -> list[str]:
         """Return one ``--option is <self's>, not <other's>`` for each that differs."""
@@ -61,12 +70,14 @@ class Options:
         values: dict[str, Any] = json.loads(stored.rstrip(b"\0"))
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
-        for name in ("netns", "accelerate", "keep_on_tcp"):
+        for name in ("netns", "accelerate", "keep_on_tcp", "network", "project"):
             values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
 
 def _shown(value: object) -> str:
-    if value is None or value == ():
+    if value is None or value is False or value == ():
         return "unset"
+    if value is True:
+        return "set"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
