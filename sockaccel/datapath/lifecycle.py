@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sockaccel.datapath import compiler, libbpf, pins, programs, state
 from sockaccel.datapath.compiler import READER
-from sockaccel.datapath.layout import Config, ConfigFlags
+from sockaccel.datapath.layout import PROGRAM_NAME_SIZE, Config, ConfigFlags
 from sockaccel.datapath.libbpf import AttachType
 from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.datapath.state import KEY_ZERO, Datapath
@@ -131,11 +131,15 @@ def is_enabled(pin_dir: Path, options: Options) -> bool:
             return False
         differences = datapath.options.differences(options)
         if differences:
-            raise StateError(
-                "cannot enable: already enabled with other options: " + "; ".join(differences),
-                pins.command(pin_dir, "disable"),
-            )
+            raise _other_options(pin_dir, differences)
         return True
+
+
+def _other_options(pin_dir: Path, differences: list[str]) -> StateError:
+    return StateError(
+        "cannot enable: already enabled with other options: " + "; ".join(differences),
+        pins.command(pin_dir, "disable"),
+    )
 
 
 Listeners = Callable[[], "Mapping[int, ProgramKey]"]
@@ -221,20 +225,44 @@ def _try_out(directory: Path, *, force: bool) -> Trial | None:
         return tried
 
 
-def update_scope(pin_dir: Path, scope: Scope) -> Updated:
+def update_scope(pin_dir: Path, scope: Scope, *, wait: bool = True) -> Updated:
     """Bring who is in scope up to date, where it is enabled.
 
     Live connections of a namespace that leaves go on by TCP from the next message on, and
     are accelerated again if it comes back.
 
     Raises:
+        BlockingIOError: somebody changes the pin directory, and `wait` is not set.
         StateError: nothing is enabled there.
         NotPermittedError: this user may not.
         DatapathError: a map is full.
 
     """
-    with pins.locked(pin_dir), opened(pin_dir) as datapath:
+    with pins.locked(pin_dir, wait=wait), opened(pin_dir) as datapath:
         return _update_scope(datapath, scope)
+
+
+def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
+    """Give what is enabled other options, and return the differences.
+
+    They hold for connections that are made from now on; who is in scope is for update_scope().
+
+    Raises:
+        StateError: nothing is enabled there, or an option that differs cannot be adjusted.
+        NotPermittedError: this user may not.
+
+    """
+    with pins.locked(pin_dir), opened(pin_dir) as datapath:
+        present = datapath.options
+        if fixed := present.fixed_differences(options):
+            raise _other_options(pin_dir, fixed)
+        differences = present.differences(options)
+        if differences:
+            _watch_readers(pin_dir, options)
+            _set_options(datapath, options)
+            if present.policy != options.policy:
+                _introduce(pin_dir, options, listeners)
+        return differences
 
 
 def add_local_networks(pin_dir: Path, networks: AbstractSet[Network]) -> None:
@@ -344,29 +372,45 @@ def _load(directory: Path, options: Options, lock: int) -> None:
 
 def _fill(directory: Path, options: Options, scope: Scope, instance: int) -> int:
     """Fill the maps; return how many namespaces are in scope."""
-    flags = ConfigFlags.ENABLED
     with Datapath(directory) as datapath:
-        libbpf.update(datapath.fd("options"), KEY_ZERO, options.to_bytes())
-        for name, traits in programs.known(options.accelerate, options.keep_on_tcp).items():
-            value = int(traits).to_bytes(4, "little")
-            libbpf.update(datapath.fd("known_programs"), programs.name_key(name), value)
-        if options.scope == "all":
-            flags |= ConfigFlags.SCOPE_ALL
-        if options.policy == "all":
-            flags |= ConfigFlags.POLICY_ALL
-        if options.ports is not None:
-            flags |= ConfigFlags.PORTS
-            bitmap = parse_ports(options.ports).to_bitmap()
-            for word in range(len(bitmap) // 8):
-                index = word.to_bytes(4, "little")
-                libbpf.update(datapath.fd("ports"), index, bitmap[8 * word : 8 * word + 8])
-        datapath.config = Config(flags=flags, instance=instance)
+        datapath.config = Config(instance=instance)
+        _set_options(datapath, options)
         namespaces = _update_scope(datapath, scope).namespaces
         sockets = datapath.fd("sock_ops_map")
         # First the one queue, so that no socket ever enters without it.
         libbpf.attach(datapath.fd("sk_skb"), sockets, AttachType.SK_SKB_STREAM_VERDICT)
         libbpf.attach(datapath.fd("sk_msg"), sockets, AttachType.SK_MSG_VERDICT)
     return namespaces
+
+
+def _set_options(datapath: Datapath, options: Options) -> None:
+    """Write what the options say, and switch on. Nothing of the scope."""
+    known = {
+        programs.name_key(name): traits
+        for name, traits in programs.known(options.accelerate, options.keep_on_tcp).items()
+    }
+    names = datapath.fd("known_programs")
+    for key, traits in known.items():
+        libbpf.update(names, key, int(traits).to_bytes(4, sys.byteorder))
+    for key in list(libbpf.keys(names, PROGRAM_NAME_SIZE)):
+        if key not in known:
+            libbpf.delete(names, key)
+    flags = ConfigFlags.ENABLED
+    if options.scope == "all":
+        flags |= ConfigFlags.SCOPE_ALL
+    if options.policy == "all":
+        flags |= ConfigFlags.POLICY_ALL
+    if options.ports is not None:
+        flags |= ConfigFlags.PORTS
+        bitmap = parse_ports(options.ports).to_bitmap()
+        for word in range(len(bitmap) // 8):
+            index = word.to_bytes(4, sys.byteorder)
+            libbpf.update(datapath.fd("ports"), index, bitmap[8 * word : 8 * word + 8])
+    config = datapath.config
+    # What the trial has found out of this kernel stays.
+    config.flags = flags | config.flags & (ConfigFlags.ONE_QUEUE | ConfigFlags.FIONREAD)
+    datapath.config = config
+    libbpf.update(datapath.fd("options"), KEY_ZERO, options.to_bytes())
 
 
 def _introduce(pin_dir: Path, options: Options, listeners: Listeners) -> None:
@@ -380,12 +424,7 @@ def _introduce(pin_dir: Path, options: Options, listeners: Listeners) -> None:
 
 
 def _attach(pin_dir: Path, options: Options) -> None:
-    if options.policy != "all" and (pin_dir / READER).exists():
-        with (
-            libbpf.fd(libbpf.open_pin(pin_dir / READER)) as program,
-            libbpf.fd(libbpf.link_tracepoint(program)) as link,
-        ):
-            libbpf.pin(link, pin_dir / pins.READER_LINK)
+    _watch_readers(pin_dir, options)
     cgroup = options.cgroup
     try:
         with (
@@ -399,6 +438,19 @@ def _attach(pin_dir: Path, options: Options) -> None:
             f"cannot attach sock_ops to cgroup '{cgroup}': {reason(error)}",
             f"bpftool cgroup tree {cgroup} shows who else is attached",
         ) from error
+
+
+def _watch_readers(pin_dir: Path, options: Options) -> None:
+    """Attach the tracepoint program where the policy learns from it, and detach it elsewhere."""
+    link_pin = pin_dir / pins.READER_LINK
+    if options.policy == "all" or not (pin_dir / READER).exists():
+        link_pin.unlink(missing_ok=True)
+    elif not link_pin.exists():
+        with (
+            libbpf.fd(libbpf.open_pin(pin_dir / READER)) as program,
+            libbpf.fd(libbpf.link_tracepoint(program)) as link,
+        ):
+            libbpf.pin(link, link_pin)
 
 
 def _remove_all(*directories: Path) -> None:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from sockaccel.datapath.layout import OPTIONS_SIZE
 from sockaccel.errors import InputError
+from sockaccel.scope.ports import PortSet, parse_ports
 from sockaccel.scope.selection import Policy
 
 DEFAULT_MAX_CONNECTIONS = 65_536
 MAX_CONNECTIONS_LIMIT = 1_000_000
+
+_ADJUSTABLE = (
+    "policy",
+    "netns",
+    "ports",
+    "docker_host",
+    "accelerate",
+    "keep_on_tcp",
+    "opt_in",
+    "network",
+    "project",
+)
+"""What does not change how the programs are loaded, or where they are attached."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,16 @@ class Options:
     opt_in: bool = False
     network: tuple[str, ...] = ()
     project: tuple[str, ...] = ()
+
+    def fixed_differences(self, other: Options) -> list[str]:
+        """Return those of the differences that cannot be adjusted while it is enabled."""
+        adjusted = {name: getattr(other, name) for name in _ADJUSTABLE}
+        return replace(self, **adjusted).differences(other)
+
+    @property
+    def port_set(self) -> PortSet | None:
+        """The listeners' ports, None for all."""
+        return parse_ports(self.ports) if self.ports is not None else None
 
     @property
     def selection(self) -> Policy:

@@ -174,11 +174,16 @@ def remove(directory: Path) -> None:
 
 
 @contextmanager
-def locked(pin_dir: Path) -> Iterator[int]:
-    """Hold the right to change the pin directory; yields the descriptor that holds it."""
+def locked(pin_dir: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold the right to change the pin directory; yields the descriptor that holds it.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and this one does not want to wait.
+
+    """
     descriptor = os.open(pin_dir.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield descriptor
     finally:
         os.close(descriptor)

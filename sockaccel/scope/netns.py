@@ -75,6 +75,14 @@ def netns_cookie(path: str | None = None) -> int:
     return _own_cookie() if path is None else in_netns(path, _own_cookie)
 
 
+def look_into(path: str) -> tuple[int, frozenset[Network]]:
+    """Return the cookie of a network namespace, and the addresses that a peer in it can have.
+
+    Raises as netns_cookie() does, and OSError when the kernel does not answer.
+    """
+    return in_netns(path, lambda: (_own_cookie(), frozenset(networks_here())))
+
+
 def all_namespaces() -> list[Namespace]:
     """Return every network namespace that a process is in or that is mounted, each once.
 
@@ -102,16 +110,20 @@ def local_networks(namespaces: Iterable[Namespace]) -> set[Network]:
     Raises NotPermittedError, and OSError when the kernel does not answer.
     """
     networks: set[Network] = {ip_network("127.0.0.0/8"), ip_network("::1/128")}
-    networks |= _networks_here()
+    networks |= networks_here()
     for namespace in namespaces:
         try:
-            networks |= in_netns(namespace.path, _networks_here)
+            networks |= in_netns(namespace.path, networks_here)
         except InputError:
             continue
     return networks
 
 
-def _networks_here() -> set[Network]:
+def networks_here() -> set[Network]:
+    """Return the addresses of the calling thread's namespace and the subnets of its local bridges.
+
+    Raises OSError when the kernel does not answer.
+    """
     links = netlink.links()
     # A bridge with any other port (hardware, vxlan, a VM's tap) has remote hosts behind it, as
     # macvlan and overlay networks do: of those only the addresses that are here are local.

@@ -208,7 +208,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Options]:
         found.append(options)
         raise HostError("cannot go on: seen enough", "stop")
 
-    monkeypatch.setattr("sockaccel.cli.enable.default_cgroup", lambda: tmp_path)
+    monkeypatch.setattr("sockaccel.cli.options.default_cgroup", lambda: tmp_path)
     monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
     monkeypatch.setattr("sockaccel.cli.enable.pins.check", lambda _: None)
     monkeypatch.setattr(lifecycle, "is_enabled", is_enabled)
@@ -487,7 +487,7 @@ def test_a_pin_directory_that_is_on_no_bpffs_is_refused(
     command: list[str],
 ) -> None:
     monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
-    monkeypatch.setattr("sockaccel.cli.enable.default_cgroup", lambda: Path("/c"))
+    monkeypatch.setattr("sockaccel.cli.options.default_cgroup", lambda: Path("/c"))
     assert in_process(monkeypatch, "--pin-dir", tmp_path, *command) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
