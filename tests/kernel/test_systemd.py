@@ -7,16 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from sockaccel.errors import HostError, InputError, NotPermittedError
 
-from .harness import Lab, attached
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from .harness import Lab, attached, wait_until
 
 UNIT = Path(__file__).parents[2] / "packaging" / "systemd" / "sockaccel.service"
 # systemd-analyze security: 0 is tight, 10 is open; docker.service has 9.6.
@@ -47,12 +43,17 @@ def lab(accelerated_lab: Lab) -> Lab:
 
 
 @pytest.fixture
-def stranger(lab: Lab) -> Iterator[str]:
+def stranger(lab: Lab) -> str:
     """Return the namespace of a process that has other rights than the agent."""
-    argv = [*lab.host().enter, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    with subprocess.Popen([*argv, "cat"], stdin=subprocess.PIPE) as process:
-        yield f"/proc/{process.pid}/ns/net"
-        process.communicate()
+    namespace = lab.host()
+    other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "60"]
+    process = namespace.popen(*other)
+    wait_until(lambda: b"sleep" in cmdline(process.pid), what="a process of another user")
+    return f"/proc/{process.pid}/ns/net"
+
+
+def cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
 
 
 @pytest.fixture
