@@ -72,8 +72,12 @@ class Debounce:
         due = self.due_at
         if due is None or now < due:
             return False
-        self._first = None
+        self.forget()
         return True
+
+    def forget(self) -> None:
+        """Take it that nothing has happened."""
+        self._first = None
 
 
 def _shown(seconds: float) -> str:

@@ -7,6 +7,7 @@ they find out is reported as one message.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from sockaccel.errors import DockerError, InputError
 from sockaccel.inspect.existing import count_older
 from sockaccel.scope.docker import Docker
-from sockaccel.scope.netns import Namespace, all_namespaces, local_networks, look_into
+from sockaccel.scope.netns import Namespace, all_namespaces, local_networks, look_into, netns_cookie
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -88,7 +89,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """The namespaces of this host now, and the addresses that are local to it."""
+    """Namespaces that are to be in scope whatever they are, and addresses local to this host."""
 
     named: tuple[Namespace, ...]
     networks: frozenset[Network]
@@ -158,45 +159,53 @@ class EventReader:
             self._report(Lost(stream, "Docker has closed the connection"))
         except DockerError as error:
             self._report(Lost(stream, str(error)))
-        except BaseException as error:
+        except BaseException as error:  # the loop must learn of a defect
             self._report(Broken(error))
 
 
-class Inspector:
+class Worker:
     """Does what takes time, one thing after another, in a thread of its own."""
 
-    def __init__(self, docker_host: str | None, report: Callable[[Message], None]) -> None:
-        self._docker = Docker(docker_host)
+    def __init__(self, name: str, report: Callable[[Message], None]) -> None:
         self._report = report
         self._jobs: SimpleQueue[Callable[[], Message]] = SimpleQueue()
-        threading.Thread(target=self._work, name="inspector", daemon=True).start()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def do(self, job: Callable[[], Message]) -> None:
+        """Do something later; what it returns is reported."""
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            try:
+                self._report(job())
+            except DockerError as error:
+                self._report(Failed(str(error)))
+            except BaseException as error:  # the loop must learn of a defect
+                self._report(Broken(error))
+                return
+
+
+class Inspector(Worker):
+    """Asks Docker. Each question is answered by one report, Failed among them."""
+
+    def __init__(self, docker_host: str | None, report: Callable[[Message], None]) -> None:
+        super().__init__("docker-inspector", report)
+        self._docker = Docker(docker_host)
 
     def list_all(self) -> None:
-        """Find all containers: Listed or Failed is reported."""
-        self._jobs.put(lambda: Listed({each.id: visit(each) for each in self._docker.containers()}))
+        """Find all containers: Listed."""
+        self.do(lambda: Listed({each.id: visit(each) for each in self._docker.containers()}))
 
     def inspect(self, ids: Collection[str]) -> None:
-        """Find out about some containers: Inspected or Failed is reported."""
+        """Find out about some containers: Inspected."""
         wanted = frozenset(ids)
-        self._jobs.put(lambda: Inspected({each: self._inspect(each) for each in wanted}))
+        self.do(lambda: Inspected({each: self._inspect(each) for each in wanted}))
 
     def ping(self) -> None:
-        """Find out whether Docker lives: Answered or Failed is reported."""
-        self._jobs.put(self._ping)
-
-    def survey(self, paths: Iterable[str] | None) -> None:
-        """Look at the namespaces of this host: Surveyed is reported.
-
-        paths: those to be named, None for all.
-        """
-        wanted = None if paths is None else frozenset(paths)
-        self._jobs.put(lambda: survey(wanted))
-
-    def count(
-        self, added: Collection[Namespace], others: Collection[Namespace], ports: PortSet | None
-    ) -> None:
-        """Count the local connections that the added namespaces have: Counted is reported."""
-        self._jobs.put(lambda: Counted(count_older(added, others, ports)))
+        """Find out whether Docker lives: Answered."""
+        self.do(self._ping)
 
     def _inspect(self, container_id: str) -> Member | None:
         container = self._docker.container(container_id)
@@ -206,16 +215,27 @@ class Inspector:
         self._docker.ping()
         return Answered()
 
-    def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
-            try:
-                self._report(job())
-            except DockerError as error:
-                self._report(Failed(str(error)))
-            except BaseException as error:
-                self._report(Broken(error))
-                return
+
+class Surveyor(Worker):
+    """Looks at the namespaces of this host; beside Inspector, because it takes longer."""
+
+    def __init__(self, report: Callable[[Message], None]) -> None:
+        super().__init__("surveyor", report)
+
+    def survey(self, paths: Iterable[str] | None, known: Collection[int]) -> None:
+        """Find the namespaces behind these paths (None: all), and the local networks: Surveyed.
+
+        known: cookies of namespaces whose addresses are known.
+        """
+        named = None if paths is None else frozenset(paths)
+        skipped = frozenset(known)
+        self.do(lambda: survey(named, skipped))
+
+    def count(
+        self, added: Collection[Namespace], others: Collection[Namespace], ports: PortSet | None
+    ) -> None:
+        """Count the local connections that the added namespaces have: Counted."""
+        self.do(lambda: Counted(count_older(added, others, ports)))
 
 
 def visit(container: Container) -> Member:
@@ -227,10 +247,10 @@ def visit(container: Container) -> Member:
     return Member(container, cookie, networks)
 
 
-def survey(paths: Collection[str] | None) -> Surveyed:
-    """Return the namespaces behind these paths (None: all), and the networks of all.
+def survey(paths: Collection[str] | None, known: Collection[int] = ()) -> Surveyed:
+    """Return the namespaces behind these paths (None: all), and the local networks of this host.
 
-    A path that leads nowhere is left out.
+    Those in namespaces whose cookies are known are left out, as is a path that leads nowhere.
     """
     everywhere = all_namespaces()
     if paths is None:
@@ -238,8 +258,7 @@ def survey(paths: Collection[str] | None) -> Surveyed:
     else:
         named = []
         for path in sorted(paths):
-            try:
-                named.append(Namespace(look_into(path)[0], path))
-            except InputError:
-                continue
-    return Surveyed(tuple(named), frozenset(local_networks(everywhere)))
+            with suppress(InputError):
+                named.append(Namespace(netns_cookie(path), path))
+    elsewhere = [each for each in everywhere if each.cookie not in known]
+    return Surveyed(tuple(named), frozenset(local_networks(elsewhere)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sockaccel.datapath import compiler, libbpf, pins, programs, state
+from sockaccel.datapath import compiler, libbpf, pins, programs, scope_map, state
 from sockaccel.datapath.compiler import READER
 from sockaccel.datapath.layout import PROGRAM_NAME_SIZE, Config, ConfigFlags
 from sockaccel.datapath.libbpf import AttachType
@@ -242,6 +242,27 @@ def update_scope(pin_dir: Path, scope: Scope, *, wait: bool = True) -> Updated:
         return _update_scope(datapath, scope)
 
 
+def override_scope(
+    pin_dir: Path, overrides: Mapping[str, Override | None], wanted: Wanted
+) -> Updated:
+    """Note the user's word on containers by name, None to forget it, and carry it out.
+
+    It lives as long as the datapath is enabled, and `wanted` is given it from now on.
+
+    Raises as update_scope() does, and InputError when no container can have such a name.
+    """
+    for name in overrides:
+        scope_map.check_container_name(name)
+    with pins.locked(pin_dir), opened(pin_dir) as datapath:
+        maps = ScopeMap(datapath)
+        for name, override in overrides.items():
+            if override is None:
+                maps.remove_override(name)
+            else:
+                maps.set_override(name, override)
+        return _update_scope(datapath, Scope(wanted))
+
+
 def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
     """Give what is enabled other options, and return the differences.
 
@@ -291,7 +312,7 @@ def opened(pin_dir: Path) -> Datapath:
     else:
         datapath.close()
     raise StateError(
-        f"cannot change the scope: nothing is enabled in '{pin_dir}'",
+        f"cannot use the scope of '{pin_dir}': nothing is enabled there",
         pins.command(pin_dir, "enable"),
     )
 

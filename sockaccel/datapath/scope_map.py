@@ -99,10 +99,9 @@ class ScopeMap:
         }
 
     def set_override(self, name: str, override: Override) -> None:
-        """Note the user's word on a container.
+        """Note the user's word on a container, whose name is one that can be checked.
 
         Raises:
-            InputError: no container can have that name.
             DatapathError: the map is full.
 
         """
@@ -176,6 +175,22 @@ class ScopeMap:
                 yield key, int.from_bytes(value, sys.byteorder)
 
 
+def check_container_name(name: str) -> None:
+    """Check that a name can be a key of the map `overrides`.
+
+    Raises:
+        InputError: it is empty, too long, or not text.
+
+    """
+    size = len(os.fsencode(name))
+    if not 0 < size < CONTAINER_NAME_SIZE or "\0" in name:
+        raise InputError(
+            f"cannot override container '{name}': its name is not 1 to "
+            f"{CONTAINER_NAME_SIZE - 1} bytes long",
+            "docker rename",
+        )
+
+
 def port_keys(cookie: int, ports: PortSet | None) -> list[bytes]:
     """Return the keys of netns_ports for a namespace; None is no limit, and no keys."""
     if ports is None:
@@ -239,10 +254,4 @@ def _word(value: int) -> bytes:
 
 
 def _name_key(name: str) -> bytes:
-    encoded = os.fsencode(name)
-    if not encoded or b"\0" in encoded or len(encoded) >= CONTAINER_NAME_SIZE:
-        raise InputError(
-            f"cannot use container name '{name}': it is not 1 to {CONTAINER_NAME_SIZE - 1} bytes",
-            "docker ps --format '{{.Names}}'",
-        )
-    return encoded.ljust(CONTAINER_NAME_SIZE, b"\0")
+    return os.fsencode(name).ljust(CONTAINER_NAME_SIZE, b"\0")

@@ -25,7 +25,7 @@ class Override(StrEnum):
 
 
 class Why(StrEnum):
-    """What decided. The words are part of the interface."""
+    """What decided, and what `scope list` shows. The words are part of the interface."""
 
     IN_SCOPE = "in-scope"
     """Nothing speaks against it."""
@@ -51,6 +51,12 @@ class Why(StrEnum):
     """Its namespace is the host's."""
     GONE = "gone"
     """It has exited meanwhile."""
+    SCOPE_ALL = "scope-all"
+    """--scope all asks nobody."""
+    FOREIGN = "foreign"
+    """Somebody else has put the namespace in scope."""
+    PENDING = "pending"
+    """What is decided has not been carried out yet."""
 
 
 _IN_SCOPE = (Why.IN_SCOPE, Why.INCLUDED, Why.NETNS)
