@@ -6,15 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 import pytest
 
 from sockaccel.cli import main, values
+from sockaccel.datapath.options import Options
 
-if TYPE_CHECKING:
-    from pathlib import Path
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +106,59 @@ def test_check_of_a_wrong_file_is_one_line_and_a_hint(tmp_path: Path) -> None:
 def test_no_file_is_right_too() -> None:
     done = run("--config", os.devnull, "config", "check")
     assert done.stdout == f"{os.devnull}: there is none, and none is needed\n"
+
+
+# The document
+
+
+def form(option: click.Option) -> str:
+    """Return what a key may hold, for people."""
+    if isinstance(option.type, click.Choice):
+        one = " or ".join(f'`"{choice}"`' for choice in option.type.choices)
+    elif option.is_flag:
+        one = "boolean"
+    elif isinstance(option.type, click.IntRange):
+        one = f"integer, {option.type.min} to {option.type.max}"
+    else:
+        one = "string"
+    return f"array of {one}s" if option.multiple else one
+
+
+def default(option: click.Option) -> str:
+    if option.is_flag:
+        return "`false`"
+    found = option.default
+    return f"`{json.dumps(found)}`" if isinstance(found, str | int) else "unset"
+
+
+def is_live(key: str) -> bool:
+    """Say whether the agent takes another value while it runs."""
+    one = Options(cgroup="/", policy="safe")
+    if not hasattr(one, key) or key == "docker_host":  # the agent keeps its connection
+        return False
+    other = dict(vars(one))
+    other[key] = ("x",) if isinstance(other[key], tuple) else "80"
+    return not one.fixed_differences(Options(**other))
+
+
+def table() -> list[str]:
+    root = click.Context(main.cli)
+    rows = []
+    for key, option in values.keys(root).items():
+        meaning = (option.help or "").replace("|", "\\|")
+        live = "yes" if is_live(key) else ""
+        rows.append(f"| `{key}` | {form(option)} | {default(option)} | {live} | {meaning} |")
+    return rows
+
+
+def test_the_document_has_the_keys_that_there_are() -> None:
+    text = DOCUMENT.read_text()
+    shown = text.partition("<!-- keys:")[2].partition("<!-- end of keys -->")[0]
+    assert shown.splitlines()[3:] == table()
+
+
+def test_the_example_of_the_document_is_right(tmp_path: Path) -> None:
+    example = DOCUMENT.read_text().partition("```toml\n")[2].partition("```")[0]
+    path = tmp_path / "example.toml"
+    path.write_text(example)
+    assert "right, sets policy, accelerate" in run("config", "check", path).stdout
