@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sockaccel.agent.backoff import Backoff
 from sockaccel.agent.debounce import Debounce
+from sockaccel.agent.presence import DockerState
 from sockaccel.agent.watcher import (
     Answered,
     EventReader,
@@ -23,6 +24,7 @@ from sockaccel.agent.watcher import (
     Rang,
     Subscribed,
 )
+from sockaccel.scope.docker import docker_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +67,8 @@ class Link:
         # The subscription under which the inspector is at work; None: it is not.
         self._busy_for: int | None = None
 
+        self.url = docker_url(docker_host)
+        """The socket that is asked."""
         self.members: dict[str, Member] | None = None
         """The containers that have a process, by id; None: never seen."""
         self.connected = False
@@ -103,6 +107,12 @@ class Link:
                 if current:
                     self._take(message)
         self._work()
+
+    def state(self) -> DockerState:
+        """Return what `status` shows of it."""
+        return DockerState(
+            self.url, self.connected, self.since, self.error, self.reconnects, self.last_resync
+        )
 
     def _take(self, message: Listed | Inspected | Answered | Failed) -> None:
         match message:

@@ -63,6 +63,8 @@ class AgentState:
     decisions: Mapping[str, int] = field(default_factory=dict)
     """How many containers, by the reason why they are in scope or not."""
     skipped: tuple[Skipped, ...] = ()
+    trouble: str | None = None
+    """Why what is in scope is not what it should be."""
     open_before: int = 0
     """Local connections that were open before their namespace came into scope, since the
     agent started; they stay on TCP."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sockaccel.errors import DockerError, InputError
 from sockaccel.inspect.existing import count_older
 from sockaccel.scope.docker import Docker
-from sockaccel.scope.netns import Namespace, all_namespaces, local_networks, look_into, netns_cookie
+from sockaccel.scope.netns import Namespace, all_namespaces, look_into, netns_cookie, networks_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -89,8 +89,13 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """Namespaces that are to be in scope whatever they are, and addresses local to this host."""
+    """What was found in the namespaces of this host.
 
+    named: those behind the paths that were asked for (None: all); networks: the addresses in
+    all but those that the asker knew.
+    """
+
+    paths: Collection[str] | None
     named: tuple[Namespace, ...]
     networks: frozenset[Network]
 
@@ -223,7 +228,7 @@ class Surveyor(Worker):
         super().__init__("surveyor", report)
 
     def survey(self, paths: Iterable[str] | None, known: Collection[int]) -> None:
-        """Find the namespaces behind these paths (None: all), and the local networks: Surveyed.
+        """Find the namespaces behind these paths (None: all), and local networks: Surveyed.
 
         known: cookies of namespaces whose addresses are known.
         """
@@ -248,9 +253,9 @@ def visit(container: Container) -> Member:
 
 
 def survey(paths: Collection[str] | None, known: Collection[int] = ()) -> Surveyed:
-    """Return the namespaces behind these paths (None: all), and the local networks of this host.
+    """Return the namespaces behind these paths (None: all), and the addresses of all but the known.
 
-    Those in namespaces whose cookies are known are left out, as is a path that leads nowhere.
+    A path that leads nowhere is left out.
     """
     everywhere = all_namespaces()
     if paths is None:
@@ -260,5 +265,9 @@ def survey(paths: Collection[str] | None, known: Collection[int] = ()) -> Survey
         for path in sorted(paths):
             with suppress(InputError):
                 named.append(Namespace(netns_cookie(path), path))
-    elsewhere = [each for each in everywhere if each.cookie not in known]
-    return Surveyed(tuple(named), frozenset(local_networks(elsewhere)))
+    networks: set[Network] = set()
+    for each in everywhere:
+        if each.cookie not in known:
+            with suppress(InputError):
+                networks |= networks_in(each.path)
+    return Surveyed(paths, tuple(named), frozenset(networks))

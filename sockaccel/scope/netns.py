@@ -25,6 +25,8 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 OWN = "/proc/self/ns/net"
+LOOPBACK = frozenset({ip_network("127.0.0.0/8"), ip_network("::1/128")})
+"""Local to every namespace."""
 
 _CLONE_NEWNET = 0x40000000
 # Linux kernel commit e8b9eab99232 "net: retrieve netns cookie via getsocketopt" (in v5.14)
@@ -80,7 +82,7 @@ def look_into(path: str) -> tuple[int, frozenset[Network]]:
 
     Raises as netns_cookie() does, and OSError when the kernel does not answer.
     """
-    return in_netns(path, lambda: (_own_cookie(), frozenset(networks_here())))
+    return in_netns(path, lambda: (_own_cookie(), frozenset(_networks_here())))
 
 
 def all_namespaces() -> list[Namespace]:
@@ -109,21 +111,25 @@ def local_networks(namespaces: Iterable[Namespace]) -> set[Network]:
     bridges, because the next container appears there. A namespace that has gone is left out.
     Raises NotPermittedError, and OSError when the kernel does not answer.
     """
-    networks: set[Network] = {ip_network("127.0.0.0/8"), ip_network("::1/128")}
-    networks |= networks_here()
+    networks = networks_in() | LOOPBACK
     for namespace in namespaces:
         try:
-            networks |= in_netns(namespace.path, networks_here)
+            networks |= networks_in(namespace.path)
         except InputError:
             continue
     return networks
 
 
-def networks_here() -> set[Network]:
-    """Return the addresses of the calling thread's namespace and the subnets of its local bridges.
+def networks_in(path: str | None = None) -> set[Network]:
+    """Return the addresses of one namespace, and the subnets of its local bridges.
 
-    Raises OSError when the kernel does not answer.
+    By default of the caller's own. Raises as in_netns() does, and OSError when the kernel
+    does not answer.
     """
+    return _networks_here() if path is None else in_netns(path, _networks_here)
+
+
+def _networks_here() -> set[Network]:
     links = netlink.links()
     # A bridge with any other port (hardware, vxlan, a VM's tap) has remote hosts behind it, as
     # macvlan and overlay networks do: of those only the addresses that are here are local.
