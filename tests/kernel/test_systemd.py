@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +90,32 @@ def test_with_them_connections_are_accelerated_and_their_processes_found(lab: La
     lab.expect_redirected(near)
     shown = lab.cli("-o", "json", "dump", prefix=confined(capabilities())).stdout
     assert '"pid": null' not in shown, shown
+
+
+def test_the_agent_gets_ready_with_them_and_ends_when_told(
+    lab: Lab, stranger: str, tmp_path: Path
+) -> None:
+    absent = f"unix://{tmp_path}/docker.sock"
+    args = ["agent", "--cgroup", lab.cgroup, "--netns", stranger, "--docker-host", absent]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        agent = subprocess.Popen(
+            [*confined(capabilities()), *lab.argv(*args)],
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        lab.programs.append(agent)
+        while b"READY=1" not in manager.recv(4096).split(b"\n"):
+            assert agent.poll() is None
+        assert lab.status()["namespaces"] == 1
+        agent.terminate()
+        _, said = agent.communicate(timeout=30)
+    assert agent.returncode == 0, said
+    assert "Traceback" not in said
+    assert lab.status()["active"]
 
 
 @pytest.mark.parametrize("name", capabilities())
