@@ -337,7 +337,8 @@ def _report(
         )
     if not enabled.namespaces:
         click.echo(
-            "Warning: nobody is in scope: no container runs, and no --netns is given", err=True
+            "Warning: nobody is in scope: no container runs that is to be, and no --netns is given",
+            err=True,
         )
     _report_trial(options, enabled.trial, forced=forced)
     click.echo(_BLIND, err=True)
