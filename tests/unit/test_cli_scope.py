@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 from memory_maps import Maps
 
 from sockaccel.cli import main, scope
-from sockaccel.datapath import lifecycle, pins
+from sockaccel.datapath import lifecycle
 from sockaccel.datapath.options import Options
 from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.errors import DockerError, InputError
@@ -19,6 +19,12 @@ from sockaccel.scope.docker import Container
 from sockaccel.scope.plan import Entry, plan
 from sockaccel.scope.ports import parse_ports
 from sockaccel.scope.selection import Override
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from sockaccel.datapath.lifecycle import Wanted
 
 Run = Callable[..., tuple[str, str]]
 
@@ -46,7 +52,7 @@ class Host:
         self.named: dict[str, int] = {}
         monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
         monkeypatch.setattr(lifecycle, "opened", lambda _: self.opened())
-        monkeypatch.setattr(pins, "locked", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(lifecycle, "override_scope", self.override_scope)
         monkeypatch.setattr(scope, "snapshot", self.snapshot)
         monkeypatch.setattr(scope, "members", lambda _: self.containers)
         monkeypatch.setattr(scope, "netns_cookie", self.cookie)
@@ -54,6 +60,18 @@ class Host:
     def opened(self) -> Maps:
         self.maps.options = self.options  # type: ignore[attr-defined]
         return self.maps
+
+    def override_scope(
+        self, _: Path, overrides: Mapping[str, Override | None], wanted: Wanted
+    ) -> None:
+        """Do what lifecycle does, without its locks; the tests of the kernel have those."""
+        for name, override in overrides.items():
+            if override:
+                self.map.set_override(name, override)
+            else:
+                self.map.remove_override(name)
+        actual = self.map.entries()
+        self.map.apply(plan(wanted(actual, self.map.overrides()), actual))
 
     def snapshot(self, _: str | None) -> list[Container]:
         if self.docker:
@@ -106,7 +124,8 @@ def test_list_shows_every_container_and_why(host: Host, run: Run) -> None:
         (7, container("limited", ports="80,8000-8999", policy="all")),
         (8, container("refused", enable="false")),
         (HOST, container("proxy", "host", networks=("host",))),
-        (7, container("sidecar", "container:limited", networks=(), policy="all")),
+        (7, container("sidecar", f"container:{'l' * 64}", networks=(), policy="all")),
+        (4, container("alone", f"container:{'x' * 64}", networks=(), enable="false")),
         (None, container("exited")),
         (9, container("new")),
     ]
@@ -121,6 +140,7 @@ def test_list_shows_every_container_and_why(host: Host, run: Run) -> None:
         ["refused", "r" * 12, "no", "label", "-", "-", "bridge"],
         ["proxy", "p" * 12, "no", "host-network", "-", "-", "host"],
         ["sidecar", "s" * 12, "yes", "in-scope", "all", "80,8000-8999", "container:limited"],
+        ["alone", "a" * 12, "no", "label", "-", "-", f"container:{'x' * 12}"],
         ["exited", "e" * 12, "no", "gone", "-", "-", "bridge"],
         ["new", "n" * 12, "no", "pending", "-", "-", "bridge"],
     ]
