@@ -17,18 +17,25 @@ from sockaccel.datapath.options import (
     Options,
 )
 from sockaccel.datapath.programs import executable_names, name_key
+from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.errors import DockerError, InputError
 from sockaccel.inspect.existing import count_existing_local, existing_listeners
 from sockaccel.inspect.processes import any_program
 from sockaccel.render.json import print_json
 from sockaccel.render.units import who_text
 from sockaccel.scope.cgroup import check_cgroup, default_cgroup
-from sockaccel.scope.docker import docker_namespaces, docker_url
+from sockaccel.scope.docker import docker_url, snapshot
+from sockaccel.scope.members import members
 from sockaccel.scope.netns import Namespace, all_namespaces, local_networks, netns_cookie
 from sockaccel.scope.ports import parse_ports
+from sockaccel.scope.selection import Policy, Selection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from sockaccel.datapath.trial import Trial
+    from sockaccel.scope.plan import Entry
+    from sockaccel.scope.selection import Decision, Override
 
 _BLIND = (
     "Note: interface counters, docker stats and tcpdump do not see redirected bytes; "
@@ -74,6 +81,21 @@ _BLIND = (
     multiple=True,
     help="A network namespace to put in scope; may be given again.",
 )
+@click.option(
+    "--opt-in", is_flag=True, help="Only containers with the label sockaccel.enable=true."
+)
+@click.option(
+    "--network",
+    metavar="NAME",
+    multiple=True,
+    help="Only containers attached to this Docker network; may be given again for others.",
+)
+@click.option(
+    "--project",
+    metavar="NAME",
+    multiple=True,
+    help="Only containers of this Compose project; may be given again for others.",
+)
 @click.option("--ports", metavar="LIST", help="Listeners' ports, such as 80,8000-8999.")
 @click.option(
     "--max-connections",
@@ -97,6 +119,9 @@ def command(
     accelerate: tuple[str, ...],
     keep_on_tcp: tuple[str, ...],
     netns: tuple[str, ...],
+    opt_in: bool,
+    network: tuple[str, ...],
+    project: tuple[str, ...],
     ports: str | None,
     max_connections: int,
     docker_host: str | None,
@@ -128,20 +153,40 @@ def command(
         docker_host=docker_host,
         accelerate=accelerate,
         keep_on_tcp=keep_on_tcp,
+        opt_in=opt_in,
+        network=tuple(sorted(set(network))),
+        project=tuple(sorted(set(project))),
     )
+    _check_selection(options)
     lifecycle.check_capabilities()
     pins.check(settings.pin_dir)
-    named = [Namespace(netns_cookie(path), path) for path in options.netns]
+    if scope == "all":
+        named = all_namespaces()
+    else:
+        named = [Namespace(netns_cookie(path), path) for path in options.netns]
     already = lifecycle.is_enabled(settings.pin_dir, options)
-    namespaces = _resolve(options, named)
-    resolved = Scope(tuple(namespaces), port_set, frozenset(local_networks(all_namespaces())))
+    present, overrides = _present(settings.pin_dir) if already else ({}, {})
+    selection = _select(options, named)
+    decisions, warnings = selection.decide(overrides)
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    namespaces = _in_scope(decisions, named)
     if dry_run:
-        _report_plan(settings, options, resolved, already)
+        wanted = selection.wanted(present, overrides)
+        _report_plan(settings, options, len(wanted), already)
         return
+
+    def wanted_now(
+        actual: Mapping[int, Entry], overrides: Mapping[str, Override]
+    ) -> dict[int, Entry]:
+        # What an agent has put in scope since Docker was asked is newer than our answer.
+        since = {cookie: each for cookie, each in actual.items() if cookie not in present}
+        return since | selection.wanted(actual, overrides)
+
     enabled = lifecycle.enable(
         settings.pin_dir,
         options,
-        resolved,
+        Scope(wanted_now, local_networks(all_namespaces())),
         lambda: existing_listeners(namespaces),
         force=force,
     )
@@ -187,44 +232,69 @@ def _warn_of_strangers(*names: str) -> None:
             )
 
 
-def _resolve(options: Options, named: list[Namespace]) -> list[Namespace]:
+def _check_selection(options: Options) -> None:
+    if options.scope == "all" and options.selection != Policy():
+        raise InputError(
+            "cannot select containers: --scope all puts every network namespace in scope",
+            "--scope docker",
+        )
+
+
+def _present(pin_dir: Path) -> tuple[dict[int, Entry], dict[str, Override]]:
+    with lifecycle.opened(pin_dir) as datapath:
+        maps = ScopeMap(datapath)
+        return maps.entries(), maps.overrides()
+
+
+def _select(options: Options, named: list[Namespace]) -> Selection:
+    """Ask who there is."""
+    host, cookies = netns_cookie(), frozenset(each.cookie for each in named)
     if options.scope == "all":
-        return all_namespaces()
+        return Selection((), options.selection, host, cookies)
     try:
-        containers, warnings = docker_namespaces(options.docker_host)
+        found = tuple(members(snapshot(options.docker_host)))
     except DockerError as error:
         if not named or options.docker_host:
             raise
-        containers, warnings = [], [] if _docker_is_absent() else [str(error)]
-    for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
-    return list({namespace.cookie: namespace for namespace in (*containers, *named)}.values())
+        if not _docker_is_absent():
+            click.echo(f"Warning: {error}", err=True)
+        return Selection(None, options.selection, host, cookies)
+    return Selection(found, options.selection, host, cookies)
+
+
+def _in_scope(decisions: Iterable[Decision], named: Iterable[Namespace]) -> list[Namespace]:
+    found = {each.cookie: each for each in named}
+    for each in decisions:
+        if each.cookie is not None and each.in_scope:
+            path = each.container.netns_path
+            found.setdefault(each.cookie, Namespace(each.cookie, path, each.container.name))
+    return list(found.values())
 
 
 def _docker_is_absent() -> bool:
     return not Path(docker_url().removeprefix("unix://")).exists()
 
 
-def _report_plan(settings: Settings, options: Options, scope: Scope, already: bool) -> None:
+def _report_plan(settings: Settings, options: Options, namespaces: int, already: bool) -> None:
     if settings.json:
         print_json(
             "sockaccel.enable/1",
             outcome="dry-run",
             cgroup=options.cgroup,
             scope=options.scope,
-            namespaces=len(scope.namespaces),
+            namespaces=namespaces,
             ports=options.ports,
             pin_dir=str(settings.pin_dir),
         )
         return
     if already:
         click.echo("already enabled with these options; would bring the scope up to date:")
-        click.echo(who_text(options.scope, len(scope.namespaces)))
+        click.echo(who_text(options.scope, namespaces))
         return
     click.echo(f"Would load sock_ops, sk_msg and sk_skb and pin them in {settings.pin_dir},")
     click.echo(f"attach sock_ops to cgroup {options.cgroup},")
     where = f" to listeners on ports {options.ports}" if options.ports else ""
-    who = who_text(options.scope, len(scope.namespaces))
+    who = who_text(options.scope, namespaces)
     click.echo(f"and accelerate new connections in {who}{where}.")
     click.echo(_BLIND, err=True)
 

@@ -23,6 +23,7 @@ _COMMANDS = {
     "disable": "sockaccel.cli.disable",
     "status": "sockaccel.cli.status",
     "dump": "sockaccel.cli.dump",
+    "scope": "sockaccel.cli.scope",
     "doctor": "sockaccel.cli.doctor",
 }
 

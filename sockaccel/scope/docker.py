@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sockaccel.errors import DockerError, InputError, reason
-from sockaccel.scope import labels
-from sockaccel.scope.netns import Namespace, netns_cookie
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +23,8 @@ class Container:
     """A container with a process.
 
     id: all 64 digits; pid: its first process as seen from here; network_mode: as Docker has
-    it ("bridge", "host", "container:ID", a network's name, …).
+    it ("bridge", "host", "container:ID", a network's name, …); networks: the names of those
+    that it is attached to, none where it shares another's namespace.
     """
 
     id: str
@@ -33,6 +32,8 @@ class Container:
     pid: int
     network_mode: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    networks: frozenset[str] = frozenset()
+    paused: bool = False
 
     @property
     def netns_path(self) -> str:
@@ -89,42 +90,6 @@ def snapshot(docker_host: str | None = None) -> list[Container]:
     return sorted(found, key=lambda container: container.name)
 
 
-def docker_namespaces(docker_host: str | None = None) -> tuple[list[Namespace], list[str]]:
-    """Return the network namespaces of the containers in scope, and warnings.
-
-    A namespace's label is its container's name. Raises as snapshot() and netns_cookie() do.
-    """
-    members = _members(docker_host)
-    chosen, warnings = labels.select(members, host=netns_cookie())
-    policy_all, more_warnings = labels.policies(members)
-    return [
-        Namespace(cookie, container.netns_path, container.name, policy_all[cookie])
-        for cookie, container in chosen.items()
-    ], warnings + more_warnings
-
-
-def namespace_owners(docker_host: str | None = None) -> dict[int, Container]:
-    """Return the container behind each namespace cookie, whatever its labels say.
-
-    The host's namespace is nobody's; one that several containers share is its maker's.
-    Raises as docker_namespaces() does.
-    """
-    owners = labels.owners(_members(docker_host))
-    owners.pop(netns_cookie(), None)
-    return owners
-
-
-def _members(docker_host: str | None) -> list[tuple[int, Container]]:
-    """Return each container with its namespace's cookie."""
-    members = []
-    for container in snapshot(docker_host):
-        try:
-            members.append((netns_cookie(container.netns_path), container))
-        except InputError:
-            continue  # it has exited meanwhile
-    return members
-
-
 def _container(detail: Mapping[str, Any]) -> Container:
     return Container(
         id=detail["Id"],
@@ -132,6 +97,8 @@ def _container(detail: Mapping[str, Any]) -> Container:
         pid=detail["State"]["Pid"],
         network_mode=detail["HostConfig"]["NetworkMode"],
         labels=detail["Config"].get("Labels") or {},
+        networks=frozenset(detail["NetworkSettings"]["Networks"] or ()),
+        paused=detail["State"]["Paused"],
     )
 
 

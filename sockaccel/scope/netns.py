@@ -38,14 +38,12 @@ class Namespace:
     """A network namespace.
 
     cookie: the kernel's number for it, never used again until reboot; path: a file to enter
-    it by; label: what people call it (container, name under /run/netns), if anything;
-    policy_all: its programs are not asked what they are, whatever --policy says.
+    it by; label: what people call it (container, name under /run/netns), if anything.
     """
 
     cookie: int
     path: str
     label: str | None = None
-    policy_all: bool = False
 
 
 def in_netns(path_or_fd: str | Path | int, function: Callable[[], T]) -> T:
