@@ -32,13 +32,5 @@ def dockerd(machine: None) -> Iterator[Dockerd]:
 @pytest.fixture
 def lab(dockerd: Dockerd) -> Iterator[DockerLab]:
     """Return a laboratory of containers."""
-    made = DockerLab(dockerd)
-    try:
-        try:
-            yield made
-        finally:
-            made.close()
-        left = made.left_behind()
-        assert not left, f"left behind: {left}"
-    finally:
-        made.scrub()
+    with DockerLab.made(dockerd) as made:
+        yield made
