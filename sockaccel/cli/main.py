@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMANDS = {
     "enable": "sockaccel.cli.enable",
+    "agent": "sockaccel.cli.agent",
     "disable": "sockaccel.cli.disable",
     "status": "sockaccel.cli.status",
     "dump": "sockaccel.cli.dump",

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ from sockaccel.scope.plan import Changes, Entry, NetworkChanges, plan, plan_netw
 from sockaccel.scope.ports import parse_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from sockaccel.datapath.layout import ProgramKey
@@ -163,7 +164,7 @@ def enable(
     """
     with pins.locked(pin_dir) as lock:
         if is_enabled(pin_dir, options):
-            with Datapath(pin_dir) as datapath:
+            with _changing_scope(pin_dir) as datapath:
                 updated = _update_scope(datapath, scope)
             _introduce(pin_dir, listeners)
             changes = updated.changes
@@ -225,19 +226,20 @@ def _try_out(directory: Path, *, force: bool) -> Trial | None:
         return tried
 
 
-def update_scope(pin_dir: Path, scope: Scope) -> Updated:
+def update_scope(pin_dir: Path, scope: Scope, *, wait: bool = True) -> Updated:
     """Bring who is in scope up to date, where it is enabled.
 
     Live connections of a namespace that leaves go on by TCP from the next message on, and
     are accelerated again if it comes back.
 
     Raises:
+        BlockingIOError: somebody else changes it, and `wait` is not set.
         StateError: nothing is enabled there.
         NotPermittedError: this user may not.
         DatapathError: a map is full.
 
     """
-    with pins.locked(pin_dir), opened(pin_dir) as datapath:
+    with _changing_scope(pin_dir, wait=wait) as datapath:
         return _update_scope(datapath, scope)
 
 
@@ -252,7 +254,7 @@ def override_scope(
     """
     for name in overrides:
         scope_map.check_container_name(name)
-    with pins.locked(pin_dir), opened(pin_dir) as datapath:
+    with _changing_scope(pin_dir) as datapath:
         maps = ScopeMap(datapath)
         for name, override in overrides.items():
             if override is None:
@@ -272,7 +274,7 @@ def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
         NotPermittedError: this user may not.
 
     """
-    with pins.locked(pin_dir), opened(pin_dir) as datapath:
+    with pins.locked(pin_dir), _changing_scope(pin_dir) as datapath:
         present = datapath.options
         if fixed := present.fixed_differences(options):
             raise _other_options(pin_dir, fixed)
@@ -290,7 +292,7 @@ def add_local_networks(pin_dir: Path, networks: AbstractSet[Network]) -> None:
 
     Raises as update_scope() does.
     """
-    with pins.locked(pin_dir), opened(pin_dir) as datapath:
+    with _changing_scope(pin_dir) as datapath:
         maps = ScopeMap(datapath)
         maps.apply_networks(NetworkChanges(put=networks - maps.networks().keys()))
 
@@ -310,7 +312,21 @@ def opened(pin_dir: Path) -> Datapath:
         return datapath
     else:
         datapath.close()
-    raise StateError(
+    raise _nothing_enabled(pin_dir)
+
+
+@contextmanager
+def _changing_scope(pin_dir: Path, *, wait: bool = True) -> Iterator[Datapath]:
+    with opened(pin_dir) as datapath:
+        try:
+            with pins.scope_locked(pin_dir, wait=wait):
+                yield datapath
+        except FileNotFoundError as error:  # disabled at this moment
+            raise _nothing_enabled(pin_dir) from error
+
+
+def _nothing_enabled(pin_dir: Path) -> StateError:
+    return StateError(
         f"cannot use the scope of '{pin_dir}': nothing is enabled there",
         pins.command(pin_dir, "enable"),
     )

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from sockaccel.datapath.layout import OPTIONS_SIZE
 from sockaccel.errors import InputError
+from sockaccel.scope.ports import PortSet, parse_ports
 from sockaccel.scope.selection import Policy
 
 DEFAULT_MAX_CONNECTIONS = 65_536
@@ -48,6 +49,11 @@ class Options:
         """Return those of the differences that cannot be adjusted while it is enabled."""
         adjusted = {name: getattr(other, name) for name in _ADJUSTABLE}
         return replace(self, **adjusted).differences(other)
+
+    @property
+    def port_set(self) -> PortSet | None:
+        """The listeners' ports, None for all."""
+        return parse_ports(self.ports) if self.ports is not None else None
 
     @property
     def selection(self) -> Policy:
