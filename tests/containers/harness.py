@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -321,10 +320,3 @@ def wire_silent(hosts: list[Host], action: Callable[[], Any]) -> bool:
         host.interface_bytes() - count < len(MESSAGE)
         for host, count in zip(hosts, before, strict=True)
     )
-
-
-def tool(name: str) -> str:
-    """Return where a program of this machine is."""
-    path = shutil.which(name)
-    assert path, name
-    return path

@@ -73,6 +73,7 @@ ENDPOINT_KEYS = {
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("SOCKACCEL_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("SOCKACCEL_CONFIG", os.devnull)
     for name in ("NO_COLOR", "DOCKER_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
