@@ -106,7 +106,8 @@ def test_list_shows_every_container_and_why(host: Host, run: Run) -> None:
         (7, container("limited", ports="80,8000-8999", policy="all")),
         (8, container("refused", enable="false")),
         (HOST, container("proxy", "host", networks=("host",))),
-        (7, container("sidecar", "container:limited", networks=(), policy="all")),
+        (7, container("sidecar", f"container:{'l' * 64}", networks=(), policy="all")),
+        (4, container("alone", f"container:{'x' * 64}", networks=(), enable="false")),
         (None, container("exited")),
         (9, container("new")),
     ]
@@ -121,6 +122,7 @@ def test_list_shows_every_container_and_why(host: Host, run: Run) -> None:
         ["refused", "r" * 12, "no", "label", "-", "-", "bridge"],
         ["proxy", "p" * 12, "no", "host-network", "-", "-", "host"],
         ["sidecar", "s" * 12, "yes", "in-scope", "all", "80,8000-8999", "container:limited"],
+        ["alone", "a" * 12, "no", "label", "-", "-", f"container:{'x' * 12}"],
         ["exited", "e" * 12, "no", "gone", "-", "-", "bridge"],
         ["new", "n" * 12, "no", "pending", "-", "-", "bridge"],
     ]
