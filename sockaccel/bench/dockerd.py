@@ -119,6 +119,10 @@ class Dockerd:
         """
         return [find_tool("nsenter"), f"--net={self.netns}", *argv]
 
+    def client(self, *arguments: str | Path) -> list[str]:
+        """Return the command of Docker's own client that asks this daemon."""
+        return [self._docker, "--host", self.url, *map(str, arguments)]
+
     def docker(self, *arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Run a command of Docker's own client and return its output without the line's end.
 
@@ -126,7 +130,7 @@ class Dockerd:
             BenchError: it failed or did not end in time.
 
         """
-        argv = [self._docker, "--host", self.url, *map(str, arguments)]
+        argv = self.client(*arguments)
         env = {"DOCKER_CONFIG": str(self.directory), "DOCKER_CONTEXT": None, "DOCKER_HOST": None}
         done = run(argv, timeout_s=timeout_s, env=env)
         if done.returncode != 0:
