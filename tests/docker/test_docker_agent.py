@@ -96,6 +96,17 @@ def test_programs_known_by_name_are_accelerated_by_default(lab: DockerLab) -> No
     assert lab.counters()["redirected_bytes"] > 1_900_000
 
 
+def test_the_label_policy_takes_the_programs_of_a_container_as_they_are(lab: DockerLab) -> None:
+    lab.agent("--policy=safe")
+    one, two = lab.pair_on("net", "--label", "sockaccel.policy=all")
+    other = lab.container("other", "--network", "net")
+    lab.await_scope(one, two, other)
+    near, far, address = joined(lab, "net", one, two)
+    assert lab.ways(near, far, address) == {"redirect"}
+    # Of the one without the label it is asked; the other has nothing to blame its own for.
+    assert lab.ways(lab.inside(other), far, address) == {"policy-unknown", "tcp"}
+
+
 @pytest.mark.parametrize("restarted", [0, 1])
 def test_a_restart_of_either_end_recovers_by_itself(lab: DockerLab, restarted: int) -> None:
     lab.agent()
