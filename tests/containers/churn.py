@@ -62,14 +62,14 @@ KINDS: tuple[tuple[tuple[str, ...], bool], ...] = (
 class Churn:
     """One run, in a laboratory of its own. Operations on different containers run side by side."""
 
-    def __init__(self, lab: DockerLab, count: int, seed: int) -> None:
+    def __init__(self, lab: DockerLab, count: int) -> None:
         self.lab = lab
         self.count = count
         self.started = 0
         self.failures: list[str] = []
-        self._random = Random(seed)
+        self._random = Random(1)
         self._running: dict[str, bool] = {}
-        """Churned containers by name: whether they belong in scope."""
+        """Churned containers by name: whether they belong in scope. Only what has started."""
         self._pool = ThreadPoolExecutor(PARALLEL)
         self._busy: set[Future[None]] = set()
 
@@ -97,7 +97,7 @@ class Churn:
                 if "dockerd" in what:
                     self._await(0)
                 do()
-            full = len(self._running) >= RUNNING
+            full = len(self._running) + len(self._busy) >= RUNNING
             if self._running and (full or self._random.random() < 0.4):
                 name = self._random.choice(sorted(self._running))
                 del self._running[name]
@@ -124,12 +124,11 @@ class Churn:
         if self._random.random() < 0.25:
             self._submit(self._converse, name, network, options)
             return
-        wanted = (*options, "--network", network)
-        self._running[name] = in_scope
-        self._submit(self._run, name, wanted)
+        self._submit(self._run, name, (*options, "--network", network), in_scope)
 
-    def _run(self, name: str, options: tuple[str, ...]) -> None:
+    def _run(self, name: str, options: tuple[str, ...], in_scope: bool) -> None:
         self.lab.container(name, *options)
+        self._running[name] = in_scope
 
     def _converse(self, name: str, network: str, options: tuple[str, ...]) -> None:
         """Start a container that talks with the server and checks what it hears, to its end."""
@@ -170,13 +169,13 @@ def program(*words: str) -> tuple[str, ...]:
     return ("/usr/bin/python3", "/echo.py", *words) if words else ()
 
 
-def run_churn(count: int, seed: int = 1) -> Outcome:
+def run_churn(count: int) -> Outcome:
     """Start and remove so many containers; two restarts of dockerd and two kills of the agent."""
     outcome = Outcome("churn", "containers started and removed")
     begin = time.monotonic()
     with daemon("--live-restore") as dockerd, DockerLab.made(dockerd) as lab:
         lab.agent()
-        churn = Churn(lab, count, seed)
+        churn = Churn(lab, count)
         try:
             churn.prepare()
             near, far = (lab.inside(container) for container in churn.lasting[1:])
@@ -300,9 +299,8 @@ def left_in_maps(lab: DockerLab) -> list[str]:
 
 @click.command()
 @click.option("--count", type=click.IntRange(10), default=500, show_default=True)
-@click.option("--seed", default=1, show_default=True, help="Equal seeds: the same order.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
-def command(count: int, seed: int, output: str) -> int:
+def command(count: int, output: str) -> int:
     """Start and remove containers in random order while traffic runs; nothing may be lost."""
     lacking = [*harness.missing(), *missing(), *(name for name in TOOLS if not shutil.which(name))]
     if lacking:
@@ -311,7 +309,7 @@ def command(count: int, seed: int, output: str) -> int:
         )
     harness.raise_descriptor_limit()
     harness.clear_what_killed_runs_left()
-    outcome = run_churn(count, seed)
+    outcome = run_churn(count)
     if output == "json":
         click.echo(json.dumps({**asdict(outcome), "faults": outcome.faults()}))
     else:
