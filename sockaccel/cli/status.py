@@ -184,12 +184,17 @@ def _print_agent(agent: Agent | None) -> None:
 
 def _docker_text(docker: DockerState) -> str:
     now = time.time()
+    lasted = duration_text(now - docker.since)
     if not docker.connected:
         why = f"{docker.error}; what is in scope stays" if docker.error else "asking"
-        return f"away for {duration_text(now - docker.since)}: {why}"
-    again = f", {docker.reconnects} reconnects" if docker.reconnects else ""
-    listed = duration_text(now - (docker.last_resync or now))
-    return f"connected for {duration_text(now - docker.since)}{again}, all listed {listed} ago"
+        return f"away for {lasted}: {why}"
+    text = f"connected for {lasted}"
+    if docker.reconnects:
+        text += f", {docker.reconnects} reconnect{'s' * (docker.reconnects != 1)}"
+    if docker.last_resync and docker.resync_s is not None:
+        ago = duration_text(now - docker.last_resync)
+        text += f", all listed {ago} ago in {docker.resync_s:.2f} s"
+    return text
 
 
 def _yes(value: bool) -> str:

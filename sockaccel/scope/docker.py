@@ -101,6 +101,7 @@ class Events:
 
     def __init__(self, docker: Docker) -> None:
         self._docker = docker
+        self.url = docker.url
         with docker.asked() as client:
             # Docker answers a moment before it listens to itself; what falls in between is
             # told again because of `since`.
