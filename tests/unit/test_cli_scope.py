@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 from memory_maps import Maps
 
 from sockaccel.cli import main, scope
-from sockaccel.datapath import lifecycle, pins
+from sockaccel.datapath import lifecycle
 from sockaccel.datapath.options import Options
 from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.errors import DockerError, InputError
@@ -19,6 +19,12 @@ from sockaccel.scope.docker import Container
 from sockaccel.scope.plan import Entry, plan
 from sockaccel.scope.ports import parse_ports
 from sockaccel.scope.selection import Override
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from sockaccel.datapath.lifecycle import Wanted
 
 Run = Callable[..., tuple[str, str]]
 
@@ -46,7 +52,7 @@ class Host:
         self.named: dict[str, int] = {}
         monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
         monkeypatch.setattr(lifecycle, "opened", lambda _: self.opened())
-        monkeypatch.setattr(pins, "locked", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(lifecycle, "override_scope", self.override_scope)
         monkeypatch.setattr(scope, "snapshot", self.snapshot)
         monkeypatch.setattr(scope, "members", lambda _: self.containers)
         monkeypatch.setattr(scope, "netns_cookie", self.cookie)
@@ -54,6 +60,18 @@ class Host:
     def opened(self) -> Maps:
         self.maps.options = self.options  # type: ignore[attr-defined]
         return self.maps
+
+    def override_scope(
+        self, _: Path, overrides: Mapping[str, Override | None], wanted: Wanted
+    ) -> None:
+        """Do what lifecycle does, without its locks; the tests of the kernel have those."""
+        for name, override in overrides.items():
+            if override:
+                self.map.set_override(name, override)
+            else:
+                self.map.remove_override(name)
+        actual = self.map.entries()
+        self.map.apply(plan(wanted(actual, self.map.overrides()), actual))
 
     def snapshot(self, _: str | None) -> list[Container]:
         if self.docker:
