@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from containers.churn import run_churn
 
 
+@pytest.mark.timeout(600)
 def test_the_scope_is_what_docker_runs_and_no_byte_is_lost() -> None:
     outcome = run_churn(30)
     assert not outcome.faults(), outcome
