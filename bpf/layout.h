@@ -117,6 +117,7 @@ enum trait {
 	TRAIT_FIONREAD = 16, /* asks FIONREAD, or takes a short read for an empty socket */
 	TRAIT_FORCED = 32,   /* the user wants it accelerated, whatever else is known */
 	TRAIT_REFUSED = 64,  /* the user wants it on TCP */
+	TRAIT_NEVER = 128,   /* works on TCP alone, so that not even --policy all takes it */
 };
 
 /*

@@ -202,10 +202,12 @@ static __always_inline int on_connect(struct bpf_sock_ops *ctx, struct config *c
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn;
 
-	if (!netns_in_scope(cfg, netns) || policy_is_all(cfg, netns) || !sk)
+	if (!netns_in_scope(cfg, netns) || !sk)
 		return 1;
 	conn = conns.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (conn)
+	if (conn && policy_is_all(cfg, netns))
+		current_executable(&conn->program); /* its name is all that judge() asks for */
+	else if (conn)
 		current_program(&conn->program, SIDE_CLIENT);
 	return 1;
 }

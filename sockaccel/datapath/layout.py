@@ -124,6 +124,7 @@ class Trait(IntFlag):
     FIONREAD = 16
     FORCED = 32
     REFUSED = 64
+    NEVER = 128
 
 
 class PairKey(ctypes.Structure):

@@ -166,7 +166,7 @@ def enable(
         if is_enabled(pin_dir, options):
             with _changing_scope(pin_dir) as datapath:
                 updated = _update_scope(datapath, scope)
-            _introduce(pin_dir, options, listeners)
+            _introduce(pin_dir, listeners)
             changes = updated.changes
             return Enabled(True, updated.namespaces, len(changes.added), len(changes.remove))
         staging = pins.staging(pin_dir)
@@ -181,7 +181,7 @@ def enable(
             tried = _try_out(staging, force=force)
             staging.rename(pin_dir)
             _attach(pin_dir, options)
-            _introduce(pin_dir, options, listeners)
+            _introduce(pin_dir, listeners)
         except OSError as error:
             _remove_all(staging, pin_dir)
             raise DatapathError(
@@ -283,7 +283,7 @@ def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
             _watch_readers(pin_dir, options)
             _set_options(datapath, options)
             if present.policy != options.policy:
-                _introduce(pin_dir, options, listeners)
+                _introduce(pin_dir, listeners)
         return differences
 
 
@@ -451,10 +451,8 @@ def _set_options(datapath: Datapath, options: Options) -> None:
     libbpf.update(datapath.fd("options"), KEY_ZERO, options.to_bytes())
 
 
-def _introduce(pin_dir: Path, options: Options, listeners: Listeners) -> None:
+def _introduce(pin_dir: Path, listeners: Listeners) -> None:
     """Tell the policy which programs have listened since before."""
-    if options.policy == "all":
-        return
     with Datapath(pin_dir) as datapath:
         for cookie, program in listeners().items():
             key = cookie.to_bytes(8, sys.byteorder)
