@@ -119,6 +119,11 @@ class Dockerd:
         """
         return [find_tool("nsenter"), f"--net={self.netns}", *argv]
 
+    def client(self, *arguments: str | Path) -> list[str]:
+        """Return the command that runs Docker's own client; the user's settings take no part."""
+        options = [f"--config={self.directory}", f"--host={self.url}", "--tls=false"]
+        return [self._docker, *options, *map(str, arguments)]
+
     def docker(self, *arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Run a command of Docker's own client and return its output without the line's end.
 
@@ -126,11 +131,9 @@ class Dockerd:
             BenchError: it failed or did not end in time.
 
         """
-        argv = [self._docker, "--host", self.url, *map(str, arguments)]
-        env = {"DOCKER_CONFIG": str(self.directory), "DOCKER_CONTEXT": None, "DOCKER_HOST": None}
-        done = run(argv, timeout_s=timeout_s, env=env)
+        done = run(self.client(*arguments), timeout_s=timeout_s)
         if done.returncode != 0:
-            shown = " ".join(["docker", *argv[3:]])
+            shown = " ".join(["docker", *map(str, arguments)])
             said = re.sub(r"^See 'docker .*$", "", done.stderr, flags=re.MULTILINE)
             raise BenchError(f"cannot run '{shown}': {last_line(said, done.returncode)}")
         return done.stdout.rstrip("\n")
