@@ -216,6 +216,7 @@ class _Server(Child):
                     f"cannot start container '{self._node.container}':"
                     f" it does not run after {START_TIMEOUT_S:g} s"
                 )
+            time.sleep(0.02)
 
     def wait(self, timeout_s: float) -> subprocess.CompletedProcess[str]:
         """Return exit code and output once it ends; subprocess.TimeoutExpired if it does not."""
