@@ -134,8 +134,7 @@ class Dockerd:
         done = run(self.client(*arguments), timeout_s=timeout_s)
         if done.returncode != 0:
             shown = " ".join(["docker", *map(str, arguments)])
-            said = re.sub(r"^See 'docker .*$", "", done.stderr, flags=re.MULTILINE)
-            raise BenchError(f"cannot run '{shown}': {last_line(said, done.returncode)}")
+            raise BenchError(f"cannot run '{shown}': {_complaint(done.stderr, done.returncode)}")
         return done.stdout.rstrip("\n")
 
     def start(self) -> None:
@@ -167,7 +166,9 @@ class Dockerd:
         while not self.answers():
             running = self._daemon.running()
             if not running or time.monotonic() > deadline:
-                cause = self._complaint() if not running else f"no answer in {START_TIMEOUT_S:g} s"
+                cause = f"no answer in {START_TIMEOUT_S:g} s"
+                if not running:
+                    cause = _complaint(self.log.read_text(errors="replace"), 1)
                 raise BenchError(f"cannot start dockerd: {cause}")
             time.sleep(0.02)
 
@@ -178,10 +179,24 @@ class Dockerd:
             self._daemon = None
 
     def kill(self) -> None:
-        """End the daemon as a crash would; the containers live on."""
-        if self._daemon is not None:
-            self._daemon.end(signal.SIGKILL, STOP_TIMEOUT_S)
-            self._daemon = None
+        """End the daemon as a crash would; the containers live on.
+
+        Raises:
+            BenchError: its containerd did not end with it.
+
+        """
+        if self._daemon is None:
+            return
+        containerd = int((self.directory / "exec/containerd/containerd.pid").read_text())
+        self._daemon.end(signal.SIGKILL)
+        self._daemon = None
+        # It dies with the daemon, but a new daemon takes it for alive, and waits for it in vain,
+        # until the init process has reaped it; some take their time.
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while Path(f"/proc/{containerd}").exists():
+            if time.monotonic() > deadline:
+                raise BenchError(f"cannot end containerd '{containerd}': it outlives dockerd")
+            time.sleep(0.02)
 
     def restart(self) -> None:
         """Stop and start."""
@@ -247,12 +262,14 @@ class Dockerd:
             run_checked([find_tool("ip"), "netns", "add", self.netns.name])
             run_checked([find_tool("ip"), "-n", self.netns.name, "link", "set", "lo", "up"])
 
-    def _complaint(self) -> str:
-        try:
-            text = self.log.read_text(errors="replace")
-        except OSError:
-            text = ""
-        return last_line(text, 1)
+
+def without_advice(said: str) -> str:
+    """Return what Docker said of an error, without the line that recommends the manual."""
+    return re.sub(r"^See '.*$", "", said, flags=re.MULTILINE)
+
+
+def _complaint(said: str, exit_code: int) -> str:
+    return last_line(without_advice(said), exit_code)
 
 
 def missing() -> list[str]:

@@ -1,0 +1,102 @@
+"""The private daemon itself: it shares nothing with the host's, and nothing of it stays."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from containers.harness import IMAGE
+from kernel.harness import run, wait_until
+
+from sockaccel.bench.dockerd import Dockerd
+from sockaccel.errors import BenchError
+from sockaccel.scope.cgroup import default_cgroup
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from sockaccel.bench.dockerd import Dockerd
+from sockaccel.bench.image import build_image
+with Dockerd(Path(sys.argv[1])) as dockerd:
+    build_image(dockerd, "tools", ["sleep"])
+    dockerd.docker("network", "create", "net")
+    for _ in range(2):
+        dockerd.docker("run", "-d", "-p", "80", "--net", "net", "tools", "sleep", "99")
+    print("ready", flush=True)
+    time.sleep(99)
+"""
+
+
+def traces(directory: Path) -> list[str]:
+    """Return what is on the host of a daemon with this directory."""
+    name = directory.name
+    found = [directory, Path("/run/netns", name), *Path("/sys/fs/cgroup").glob(f"*/{name}")]
+    found += [default_cgroup() / name]
+    left = [str(path) for path in found if path.exists()]
+    left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if name in line]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if f"{directory}/".encode() in words:
+            left.append(words.replace(b"\0", b" ").decode())
+    return left
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_of_a_daemon_stays_when_its_owner_is_killed(signum: signal.Signals) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="sadt"))
+    directory.rmdir()
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, directory], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert owner.stdout
+    with owner.stdout:
+        assert owner.stdout.readline() == b"ready\n"
+        assert any("containerd-shim" in line for line in traces(directory))
+        owner.send_signal(signum)
+        owner.wait(30)
+    wait_until(lambda: not traces(directory), 10, "nothing of the daemon")
+
+
+def test_bridges_and_rules_are_made_apart_from_the_hosts(dockerd: Dockerd) -> None:
+    bridge = f"br-{dockerd.docker('network', 'create', 'apart')[:12]}"
+    try:
+        for command in (["ip", "-brief", "link"], ["iptables-save"]):
+            assert bridge in run(*dockerd.enter(command))
+            assert bridge not in run(*command)
+    finally:
+        dockerd.docker("network", "rm", "apart")
+
+
+def test_a_daemon_that_does_not_start_says_why_and_leaves_nothing() -> None:
+    directory = Path(tempfile.mkdtemp(prefix="sadt"))
+    directory.rmdir()
+    with (
+        pytest.raises(BenchError, match=r"cannot start dockerd: .*no-such-option"),
+        Dockerd(directory, options=["--no-such-option"]),
+    ):
+        pass
+    assert not traces(directory)
+
+
+def test_a_command_that_fails_says_what_docker_said(dockerd: Dockerd) -> None:
+    with pytest.raises(BenchError, match=r"cannot run 'docker rm nobody': .*No such container"):
+        dockerd.docker("rm", "nobody")
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_daemon_is_there_again_after_a_restart_and_a_crash(dockerd: Dockerd, crash: bool) -> None:
+    before = dockerd.pid
+    if crash:
+        dockerd.kill()
+        dockerd.start()
+    else:
+        dockerd.restart()
+    assert dockerd.pid != before
+    assert IMAGE in dockerd.docker("images")
