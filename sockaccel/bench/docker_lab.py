@@ -58,7 +58,7 @@ class ContainerNode:
         """
         pid = int(self.dockerd.docker("inspect", "--format={{.State.Pid}}", self.container))
         if not pid:
-            raise BenchError(f"cannot find the process of container '{self.container}': it has ended")
+            raise BenchError(f"cannot find container '{self.container}': it has ended")
         return pid
 
     @property

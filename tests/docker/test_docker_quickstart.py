@@ -130,6 +130,6 @@ def test_two_at_once_do_not_disturb_each_other(directory: Path) -> None:
 def test_a_step_that_fails_is_the_error_and_leaves_nothing(directory: Path) -> None:
     script = "import sys; sys.exit('Error: cannot do it' if 'enable' in sys.argv else 0)"
     failing = [sys.executable, "-c", script]
-    with pytest.raises(BenchError, match="cannot enable sockaccel .*: cannot do it"):
+    with pytest.raises(BenchError, match=r"cannot enable sockaccel .*: cannot do it"):
         quickstart(pairs=6, seconds=1, keepalive=[True], docker=True, command=failing)
     assert not traces(directory, os.getpid())

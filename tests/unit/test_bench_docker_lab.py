@@ -15,7 +15,7 @@ class Daemon:
 
     url = "unix:///d/docker.sock"
 
-    def __init__(self, answers: dict[str, str]) -> None:
+    def __init__(self, **answers: str) -> None:
         self.answers = answers
         self.asked: list[str] = []
 
@@ -27,16 +27,16 @@ class Daemon:
         return self.answers.get(arguments[0], "")
 
     def enter(self, argv: list[str]) -> list[str]:
-        return ["echo", self.answers["ip"]]
+        return ["echo", self.answers["links"], *argv[:0]]
 
 
 def port(name: str, received: int, sent: int) -> dict[str, object]:
     return {"ifname": name, "stats64": {"rx": {"bytes": received}, "tx": {"bytes": sent}}}
 
 
-def lab(answers: dict[str, str] | None = None, subnet: str = "10.9.0.0/24") -> DockerLab:
+def lab(daemon: Daemon | None = None, subnet: str = "10.9.0.0/24") -> DockerLab:
     return DockerLab(
-        Daemon(answers or {}),  # type: ignore[arg-type]
+        daemon or Daemon(),  # type: ignore[arg-type]
         "image",
         ["client", "server"],
         Path("/shared"),
@@ -61,41 +61,31 @@ def test_a_client_runs_in_the_container_of_its_node() -> None:
 
 
 def test_the_network_reaches_no_further_and_only_clients_wait_in_it() -> None:
-    daemon = Daemon({"network": "0123456789abcdef"})
-    made = DockerLab(
-        daemon,  # type: ignore[arg-type]
-        "image",
-        ["client", "server"],
-        Path("/shared"),
-        clients=["client"],
-        prefix="x",
-        subnet="10.9.0.0/24",
-    )
-    with made:
-        assert daemon.asked == [
-            "network create --internal --subnet=10.9.0.0/24 x",
-            "run --detach --rm --name=x-client --network=x --ip=10.9.0.2"
-            " --volume=/shared:/shared image sleep infinity",
-        ]
+    daemon = Daemon(network="0123456789abcdef")
+    with lab(daemon):
+        made, waiting = daemon.asked
+        assert made == "network create --internal --subnet=10.9.0.0/24 x"
+        assert waiting.startswith("run --detach --rm --name=x-client --network=x --ip=10.9.0.2 ")
+        assert waiting.endswith(" --volume=/shared:/shared image sleep infinity")
         daemon.answers["ps"] = "aa\nbb"
     assert daemon.asked[3:] == ["rm --force aa bb", "network rm x"]
 
 
 def test_port_bytes_are_those_of_every_port_of_the_bridge() -> None:
     links = json.dumps([port("veth1", 1, 2), port("veth2", 4, 8), {}])
-    assert lab({"ip": links, "ps": "aa\nbb"}).port_bytes() == 15
+    assert lab(Daemon(links=links, ps="aa\nbb")).port_bytes() == 15
 
 
 def test_a_container_without_a_port_is_an_error_and_not_silence() -> None:
     links = json.dumps([port("veth1", 1, 2)])
     with pytest.raises(BenchError, match="1 ports for 2 containers"):
-        lab({"ip": links, "ps": "aa\nbb"}).port_bytes()
+        lab(Daemon(links=links, ps="aa\nbb")).port_bytes()
 
 
 def test_the_process_of_a_container_tells_its_namespace() -> None:
-    assert lab({"inspect": "42"}).nodes["server"].path == Path("/proc/42/ns/net")
+    assert lab(Daemon(inspect="42")).nodes["server"].path == Path("/proc/42/ns/net")
     with pytest.raises(BenchError, match="'x-server': it has ended"):
-        _ = lab({"inspect": "0"}).nodes["server"].path
+        _ = lab(Daemon(inspect="0")).nodes["server"].path
 
 
 def test_advice_does_not_hide_the_cause() -> None:
