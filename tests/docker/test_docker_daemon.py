@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -28,6 +29,15 @@ with Dockerd(Path(sys.argv[1])) as dockerd:
         dockerd.docker("run", "-d", "-p", "80", "--net", "net", "tools", "sleep", "99")
     print("ready", flush=True)
     time.sleep(99)
+"""
+
+# A host whose containerd runs as a service; $1: where it keeps its own, the rest: a command.
+SERVICE = """
+mount -t tmpfs none /run
+containerd --root "$1/root" --state "$1/state" 2>/dev/null &
+until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
+shift
+"$@"
 """
 
 
@@ -100,3 +110,26 @@ def test_a_daemon_is_there_again_after_a_restart_and_a_crash(dockerd: Dockerd, c
         dockerd.restart()
     assert dockerd.pid != before
     assert IMAGE in dockerd.docker("images")
+
+
+def test_the_hosts_own_containerd_is_left_alone(tmp_path: Path) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="sadt"))
+    directory.rmdir()
+    host = ["unshare", "--mount", "--propagation=private", "sh", "-c", SERVICE, "sh", tmp_path]
+    owner = subprocess.Popen(
+        [*host, sys.executable, "-c", OWNER, directory],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert owner.stdout
+    try:
+        with owner.stdout:
+            assert owner.stdout.readline() == b"ready\n"
+        shims = [line for line in traces(directory) if "containerd-shim" in line]
+        assert len(shims) == 2
+        assert all(f"-address {directory}/" in line for line in shims)
+    finally:
+        os.killpg(owner.pid, signal.SIGKILL)
+        owner.wait(30)
+    wait_until(lambda: not traces(directory), 10, "nothing of the daemon")
