@@ -68,21 +68,30 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 [grpc]
 address = "{directory}/containerd.sock"
 """
+# The path of a Unix socket has 107 characters at most; a mount table escapes others than these,
+# and a colon ends the source of a volume.
+_DIRECTORY = re.compile(r"[\w./-]{1,70}", re.ASCII)
 _IN_CGROUP = 'echo 0 >"$1/cgroup.procs" && log=$2 && shift 2 && exec "$@" >>"$log" 2>&1'
 
 
 class Dockerd:
     """A daemon with its own directories, socket, network namespace and cgroup.
 
-    directory is made, and removed at the end with all the daemon has written; a short path,
-    because it holds Unix sockets. Its name must be new on this host.
+    directory is made, and removed at the end with all the daemon has written; its name must be
+    new on this host.
     iptables: whether the daemon makes rules, without which no port is published by DNAT.
     options: more of dockerd's, such as ``--live-restore``.
+    Raises HostError where Docker is not installed, or the path will not do.
     """
 
     def __init__(
         self, directory: Path, *, iptables: bool = True, options: Sequence[str] = ()
     ) -> None:
+        if not _DIRECTORY.fullmatch(str(directory)):
+            raise HostError(
+                f"cannot start dockerd in '{directory}': the path is too long or not plain",
+                "TMPDIR=/tmp",
+            )
         self.directory = directory
         self.socket = directory / "docker.sock"
         self.netns = NETNS_DIR / directory.name

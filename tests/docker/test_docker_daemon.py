@@ -14,7 +14,7 @@ from containers.harness import IMAGE
 from kernel.harness import run, wait_until
 
 from sockaccel.bench.dockerd import Dockerd
-from sockaccel.errors import BenchError
+from sockaccel.errors import BenchError, HostError
 from sockaccel.scope.cgroup import default_cgroup
 
 OWNER = """
@@ -93,6 +93,12 @@ def test_a_daemon_that_does_not_start_says_why_and_leaves_nothing() -> None:
     ):
         pass
     assert not traces(directory)
+
+
+@pytest.mark.parametrize("name", ["a b", "a:b", "a" * 80])
+def test_a_path_that_a_daemon_cannot_live_with_is_refused(name: str) -> None:
+    with pytest.raises(HostError, match=r"cannot start dockerd in .*: the path is"):
+        Dockerd(Path("/tmp", name))
 
 
 def test_a_command_that_fails_says_what_docker_said(dockerd: Dockerd) -> None:
