@@ -175,6 +175,8 @@ class Dockerd:
             f"--pidfile={self.directory / 'pid'}",
             f"--containerd={self.directory / 'containerd.sock'}",
             f"--host={self.url}",
+            # With systemd, Docker would leave the containers' cgroups to it.
+            "--exec-opt=native.cgroupdriver=cgroupfs",
             f"--cgroup-parent=/{self.directory.name}",
             f"--iptables={str(self._iptables).lower()}",
             "--shutdown-timeout=5",

@@ -31,10 +31,14 @@ with Dockerd(Path(sys.argv[1])) as dockerd:
     time.sleep(99)
 """
 
-# A host whose containerd runs as a service; $1: where it keeps its own, the rest: a command.
-SERVICE = """
+# What most hosts are: cgroup v2 alone, in systemd's hands, and containerd runs as a service.
+# $1: where that one keeps its own, the rest: a command.
+HOST = """
+umount -R -l /sys/fs/cgroup
+mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs none /run
-containerd --root "$1/root" --state "$1/state" 2>/dev/null &
+mkdir -p /run/systemd/system
+containerd --root "$1/root" --state "$1/state" >/dev/null 2>&1 &
 until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
 shift
 "$@"
@@ -118,10 +122,10 @@ def test_a_daemon_is_there_again_after_a_restart_and_a_crash(dockerd: Dockerd, c
     assert IMAGE in dockerd.docker("images")
 
 
-def test_the_hosts_own_containerd_is_left_alone(tmp_path: Path) -> None:
+def test_a_host_with_systemd_and_its_own_containerd_is_left_alone(tmp_path: Path) -> None:
     directory = Path(tempfile.mkdtemp(prefix="sadt"))
     directory.rmdir()
-    host = ["unshare", "--mount", "--propagation=private", "sh", "-c", SERVICE, "sh", tmp_path]
+    host = ["unshare", "--mount", "--propagation=private", "sh", "-c", HOST, "sh", tmp_path]
     owner = subprocess.Popen(
         [*host, sys.executable, "-c", OWNER, directory],
         stdout=subprocess.PIPE,
