@@ -59,6 +59,7 @@ class Link:
         self._backoff = Backoff(first_s=0.1, most_s=5.0, lasted_s=30.0)
         self._debounce = Debounce(window)
         self._began = 0.0
+        self._asked = 0.0
         self._subscribed = False
         self._was_connected = False
         self._dirty: set[str] = set()
@@ -79,6 +80,8 @@ class Link:
         self.reconnects = 0
         self.last_resync: float | None = None
         """When all containers were listed; seconds since the epoch."""
+        self.resync_s: float | None = None
+        """How many seconds that took."""
 
     def start(self) -> None:
         """Subscribe."""
@@ -111,7 +114,13 @@ class Link:
     def state(self) -> DockerState:
         """Return what `status` shows of it."""
         return DockerState(
-            self.url, self.connected, self.since, self.error, self.reconnects, self.last_resync
+            url=self.url,
+            connected=self.connected,
+            since=self.since,
+            error=self.error,
+            reconnects=self.reconnects,
+            last_resync=self.last_resync,
+            resync_s=self.resync_s,
         )
 
     def _take(self, message: Listed | Inspected | Answered | Failed) -> None:
@@ -122,6 +131,7 @@ class Link:
             case Listed(members):
                 self.members = dict(members)
                 self.last_resync = time.time()
+                self.resync_s = self._loop.clock() - self._asked
                 self._loop.after(RESYNC_S, self._resync)
                 self._connect()
                 self._changed()
@@ -141,6 +151,7 @@ class Link:
             self._list_wanted = False
             self._dirty.clear()
             self._debounce.forget()
+            self._asked = self._loop.clock()
             self._inspector.list_all()
         elif self._debounce.take(self._loop.clock()):
             self._inspector.inspect(self._dirty)

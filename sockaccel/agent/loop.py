@@ -83,6 +83,7 @@ class Loop(Generic[Message]):
 
     def run(self, handle: Callable[[Message], None]) -> None:
         """Pass on messages and call back, until stop(). What they raise ends it."""
+        self._stopped = False
         while not self._stopped:
             for key, _ in self._selector.select(self._wait_s()):
                 key.data()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sockaccel.render.units import bytes_text
+from sockaccel.render.units import bytes_text, duration_text
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,21 @@ def test_a_size_has_the_unit_that_leaves_few_digits(number: int, text: str) -> N
 @pytest.mark.parametrize("power", [20, 30, 40, 50])
 def test_what_rounds_up_to_the_next_unit_is_written_in_it(power: int) -> None:
     assert bytes_text((1 << power) - 1) == bytes_text(1 << power)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (0.9, "0 s"),
+        (42, "42 s"),
+        (119.9, "119 s"),
+        (120, "2 min"),
+        (7199, "119 min"),
+        (7200, "2 h"),
+        (172_799, "47 h"),
+        (172_800, "2 d"),
+    ],
+)
+def test_a_time_has_the_unit_that_says_enough(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
