@@ -8,6 +8,7 @@ those of a queue that wrk itself keeps full. Its exit code says next to nothing
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,15 +99,21 @@ def run_wrk(
     report_path: Path,
     wrap: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> WrkReport:
-    """Run wrk to its end and return its report."""
+    """Run wrk to its end and return its report.
+
+    Whatever wrap leads to (a container) has to see the report's directory; nothing else is used.
+    """
     if not SCRIPT.is_file():
         raise HostError(f"cannot run wrk: '{SCRIPT.name}' is missing", "run it from a source tree")
     report_path.unlink(missing_ok=True)
-    argv = wrap(load.argv(find_tool("wrk")))
+    script = report_path.with_name(SCRIPT.name)
+    shutil.copyfile(SCRIPT, script)
+    # By env and not in Child's environment, which ends where a container begins.
+    argv = wrap(["env", f"WRK_REPORT={report_path}", *load.argv(find_tool("wrk"), script)])
     child: Child | None = None
     try:
         with hold():
-            child = Child(argv, env={"WRK_REPORT": str(report_path)})
+            child = Child(argv)
         done = child.wait(load.seconds + GRACE_S)
     except subprocess.TimeoutExpired:
         raise BenchError(

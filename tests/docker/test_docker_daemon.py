@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from containers.harness import IMAGE
 from kernel.harness import run, wait_until
 
 from sockaccel.bench.dockerd import Dockerd
-from sockaccel.errors import BenchError
+from sockaccel.errors import BenchError, HostError
 from sockaccel.scope.cgroup import default_cgroup
 
 OWNER = """
@@ -28,6 +29,19 @@ with Dockerd(Path(sys.argv[1])) as dockerd:
         dockerd.docker("run", "-d", "-p", "80", "--net", "net", "tools", "sleep", "99")
     print("ready", flush=True)
     time.sleep(99)
+"""
+
+# What most hosts are: cgroup v2 alone, in systemd's hands, and containerd runs as a service.
+# $1: where that one keeps its own, the rest: a command.
+HOST = """
+umount -R -l /sys/fs/cgroup
+mount -t cgroup2 none /sys/fs/cgroup
+mount -t tmpfs none /run
+mkdir -p /run/systemd/system
+containerd --root "$1/root" --state "$1/state" >/dev/null 2>&1 &
+until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
+shift
+"$@"
 """
 
 
@@ -85,6 +99,12 @@ def test_a_daemon_that_does_not_start_says_why_and_leaves_nothing() -> None:
     assert not traces(directory)
 
 
+@pytest.mark.parametrize("name", ["a b", "a:b", "a" * 80])
+def test_a_path_that_a_daemon_cannot_live_with_is_refused(name: str) -> None:
+    with pytest.raises(HostError, match=r"cannot start dockerd in .*: the path is"):
+        Dockerd(Path("/tmp", name))
+
+
 def test_a_command_that_fails_says_what_docker_said(dockerd: Dockerd) -> None:
     with pytest.raises(BenchError, match=r"cannot run 'docker rm nobody': .*No such container"):
         dockerd.docker("rm", "nobody")
@@ -100,3 +120,26 @@ def test_a_daemon_is_there_again_after_a_restart_and_a_crash(dockerd: Dockerd, c
         dockerd.restart()
     assert dockerd.pid != before
     assert IMAGE in dockerd.docker("images")
+
+
+def test_a_host_with_systemd_and_its_own_containerd_is_left_alone(tmp_path: Path) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="sadt"))
+    directory.rmdir()
+    host = ["unshare", "--mount", "--propagation=private", "sh", "-c", HOST, "sh", tmp_path]
+    owner = subprocess.Popen(
+        [*host, sys.executable, "-c", OWNER, directory],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert owner.stdout
+    try:
+        with owner.stdout:
+            assert owner.stdout.readline() == b"ready\n"
+        shims = [line for line in traces(directory) if "containerd-shim" in line]
+        assert len(shims) == 2
+        assert all(f"-address {directory}/" in line for line in shims)
+    finally:
+        os.killpg(owner.pid, signal.SIGKILL)
+        owner.wait(30)
+    wait_until(lambda: not traces(directory), 10, "nothing of the daemon")
