@@ -100,7 +100,7 @@ class Loop(Generic[Message]):
 
     def _fire(self) -> None:
         now = self.clock()
-        for callback in [each for each, when in self._timers.items() if when <= now]:
+        for callback in sorted(self._timers, key=lambda each: self._timers[each]):
             # One before it may have cancelled it, or put it off.
             if not self._stopped and self._timers.get(callback, now + 1) <= now:
                 del self._timers[callback]

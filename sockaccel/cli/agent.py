@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,6 +71,7 @@ def command(
     _log_to_stderr(debug=settings.debug)
     presence = Presence(settings.pin_dir)
     presence.claim()
+    told_to_end = True
     try:
         # Until the loop takes over: what is half done is undone, as after Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -82,11 +84,11 @@ def command(
             window=window,
             reload=lambda: resolve(values.reload(context)),
         )
-        _report(options, agent.begin(force=force), forced=force)
-        if agent.run() and disable_on_exit:
+        with suppress(KeyboardInterrupt):
+            _report(options, agent.begin(force=force), forced=force)
+            told_to_end = agent.run()
+        if told_to_end and disable_on_exit:
             lifecycle.disable(settings.pin_dir)
-    except KeyboardInterrupt:
-        return
     finally:
         presence.release()
 

@@ -431,3 +431,16 @@ def test_addresses_of_the_host_are_local_as_they_come_and_go(scene: Scene) -> No
     finally:
         subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True)
     wait_until(lambda: f"{address}/32" not in networks(), SOON_S)
+
+
+def test_a_cgroup_that_is_removed_is_shown_as_trouble(scene: Scene) -> None:
+    below = scene.lab.cgroup / "below"
+    below.mkdir()
+    agent = scene.agent("--cgroup", below).until("READY=1")
+    below.rmdir()
+    scene.start("web", scene.lab.host())
+    agent.until_said(f"cannot use the scope of '{scene.lab.pin_dir}': nothing is enabled there")
+    wait_until(lambda: scene.lab.status(expect=3)["agent"]["trouble"], SOON_S)
+    assert agent.process.poll() is None
+    scene.lab.disable()
+    assert agent.ended() == 0

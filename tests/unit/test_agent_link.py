@@ -123,6 +123,21 @@ def test_a_burst_of_events_is_one_look_at_each_container(
     assert daemon.asked["inspect"] - before == 2
 
 
+def test_a_container_that_joins_a_network_before_it_starts_is_not_asked_for(
+    daemon: FakeDocker, follower: Follower
+) -> None:
+    follower.follow()
+    starting = daemon.add("starting", NOWHERE)
+    other = daemon.add("other", NOWHERE)
+    daemon.network_event("connect", starting)
+    daemon.event("start", other)
+    follower.until(lambda: follower.names() == {"other"})
+    assert daemon.asked["inspect"] == 1
+    daemon.event("start", starting)
+    daemon.network_event("connect", starting)  # while it is looked at, or after
+    follower.until(lambda: follower.names() == {"other", "starting"})
+
+
 def test_an_event_that_comes_in_pieces_is_one_event(daemon: FakeDocker, follower: Follower) -> None:
     follower.follow()
     identifier = daemon.add("web", NOWHERE)

@@ -36,7 +36,7 @@ def test_it_has_the_options_of_enable_and_its_own() -> None:
 @pytest.mark.parametrize(
     ("args", "says", "hint"),
     [
-        (["--debounce", "1"], "cannot use debounce window '1'", "--debounce 5ms:50ms"),
+        (["--debounce", "1"], "cannot use debounce window '1'", "--debounce 2ms:50ms"),
         (["--docker-host", "tcp://h:1"], "cannot use Docker host 'tcp://h:1'", "--docker-host"),
         (["--ports", "bad"], "cannot use ports 'bad'", "--ports 80,8000-8999"),
         (["--cgroup", "/nowhere"], "'/nowhere'", ""),
