@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from random import Random
+from typing import NoReturn
 
 PORT = 7000
 PIECE = 10_000
@@ -29,6 +30,11 @@ async def serve() -> None:
         await server.serve_forever()
 
 
+def fail(why: str) -> NoReturn:
+    print(why)  # on stdout, which is what is read of `docker logs`
+    sys.exit(1)
+
+
 async def check(address: str, pieces: int) -> None:
     """Send so many pieces, and fail at the first that comes back otherwise."""
     reader, writer = await asyncio.open_connection(address, PORT)
@@ -37,10 +43,10 @@ async def check(address: str, pieces: int) -> None:
         piece = numbers.randbytes(PIECE)
         writer.write(piece)
         if await reader.readexactly(PIECE) != piece:
-            sys.exit(f"piece {number} came back changed")
+            fail(f"piece {number} came back changed")
     writer.write_eof()
     if await reader.read():
-        sys.exit("more came back than was sent")
+        fail("more came back than was sent")
     writer.close()
 
 
