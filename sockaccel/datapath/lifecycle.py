@@ -28,7 +28,7 @@ from sockaccel.errors import (
     reason,
 )
 from sockaccel.scope.cgroup import default_cgroup
-from sockaccel.scope.plan import Changes, Entry, NetworkChanges, plan, plan_networks
+from sockaccel.scope.plan import Changes, Entry, plan, plan_networks
 from sockaccel.scope.ports import parse_ports
 
 if TYPE_CHECKING:
@@ -285,16 +285,6 @@ def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
             if present.policy != options.policy:
                 _introduce(pin_dir, listeners)
         return differences
-
-
-def add_local_networks(pin_dir: Path, networks: AbstractSet[Network]) -> None:
-    """Note addresses that a peer on this host can have, beside those that are noted.
-
-    Raises as update_scope() does.
-    """
-    with _changing_scope(pin_dir) as datapath:
-        maps = ScopeMap(datapath)
-        maps.apply_networks(NetworkChanges(put=networks - maps.networks().keys()))
 
 
 def opened(pin_dir: Path) -> Datapath:
