@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from _typeshed import HasFileno
 
 Message = TypeVar("Message")
-Callback = "Callable[[], None]"
 
 _READ_SIZE = 4096
 

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sockaccel.datapath.state import instance
-from sockaccel.errors import HostError, NotPermittedError, StateError, reason
+from sockaccel.errors import (
+    HostError,
+    NotPermittedError,
+    SockaccelError,
+    StateError,
+    reason,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,6 +115,7 @@ class Presence:
     def __init__(self, pin_dir: Path, runtime_dir: Path = RUNTIME_DIR) -> None:
         self._pin_dir = pin_dir
         self._lock_path, self._state_path = _paths(pin_dir, runtime_dir)
+        self._fresh_path = self._state_path.with_suffix(".new")
         self._descriptor = -1
 
     def claim(self) -> None:
@@ -157,19 +164,18 @@ class Presence:
 
     def tell(self, state: AgentState) -> None:
         """Replace what `status` shows, as a whole."""
-        fresh = self._state_path.with_suffix(".new")
         # A full or vanished /run must not end the agent; `status` shows an older state then.
         with suppress(OSError):
-            fresh.write_text(state.to_json(), encoding="utf-8")
-            fresh.replace(self._state_path)
+            self._fresh_path.write_text(state.to_json(), encoding="utf-8")
+            self._fresh_path.replace(self._state_path)
 
     def release(self) -> None:
         """Stop being the agent; nothing is left."""
         if self._descriptor < 0:
             return
         # The directory may have been removed with all that is in it: systemd's RuntimeDirectory=.
-        self._state_path.unlink(missing_ok=True)
-        self._lock_path.unlink(missing_ok=True)
+        for path in (self._fresh_path, self._state_path, self._lock_path):
+            path.unlink(missing_ok=True)
         os.close(self._descriptor)
         self._descriptor = -1
 
@@ -200,6 +206,16 @@ def find(pin_dir: Path, runtime_dir: Path = RUNTIME_DIR) -> Agent | None:
     with suppress(OSError, ValueError):
         state = AgentState.from_json(state_path.read_text(encoding="utf-8"))
     return Agent(pid, state)
+
+
+def clear(pin_dir: Path, runtime_dir: Path = RUNTIME_DIR) -> None:
+    """Remove what a killed agent has left; not if one runs."""
+    lock_path, _ = _paths(pin_dir, runtime_dir)
+    if lock_path.exists():
+        left = Presence(pin_dir, runtime_dir)
+        with suppress(SockaccelError):
+            left.claim()
+            left.release()
 
 
 def _holder(descriptor: int) -> int | None:

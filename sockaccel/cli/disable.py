@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sockaccel.agent import presence
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.datapath import lifecycle, pins, state
 from sockaccel.errors import StateError
@@ -35,6 +36,7 @@ def command(settings: Settings, wait: float | None) -> None:
     else:
         # What was unpinned by hand goes on redirecting.
         state.switch_off(settings.pin_dir)
+    presence.clear(settings.pin_dir)
     left = lifecycle.wait_drained(settings.pin_dir, wait or 0)
     if settings.json:
         print_json("sockaccel.disable/1", was_enabled=was_enabled, drained=not left, open=left)

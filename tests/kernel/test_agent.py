@@ -18,7 +18,7 @@ from unit.fake_docker import FakeDocker
 from sockaccel.agent import presence
 from sockaccel.datapath import libbpf
 from sockaccel.datapath.scope_map import ScopeMap
-from sockaccel.datapath.state import Datapath
+from sockaccel.datapath.state import Datapath, instance
 from sockaccel.scope.netns import netns_cookie
 
 from .harness import BPFFS, IPV4_B, Host, Lab, attached, wait_until
@@ -152,10 +152,6 @@ def scene(accelerated_lab: Lab, tmp_path: Path) -> Iterator[Scene]:
             service.close()
             service.process.kill()
             service.process.wait()
-        presence_files = [*presence.RUNTIME_DIR.glob("agent-*")]
-        for path in presence_files:
-            if "sockaccel_test_" in path.read_text(errors="replace"):
-                path.unlink()
 
 
 def test_containers_are_accelerated_because_they_run(scene: Scene) -> None:
@@ -241,6 +237,11 @@ def test_a_killed_agent_is_followed_by_one_that_touches_nothing(scene: Scene) ->
     wait_until(lambda: scene.cookie(two) not in scene.scope(), SOON_S, "two out of scope")
     assert not scene.redirected(near, far)
     assert 1 << 60 in scene.scope()
+    second.end(signal.SIGKILL)
+    left = f"agent-{instance(scene.lab.pin_dir):016x}.*"
+    assert list(presence.RUNTIME_DIR.glob(left))
+    scene.lab.disable()
+    assert not list(presence.RUNTIME_DIR.glob(left))
 
 
 def test_without_docker_it_starts_and_shows_it_and_what_netns_names_is_in_scope(

@@ -110,6 +110,21 @@ def test_a_killed_agent_is_none_and_the_next_one_takes_over(
         following.kill()
 
 
+def test_what_a_killed_agent_has_left_can_be_cleared_and_only_that(
+    tmp_path: Path, agent: subprocess.Popen[str]
+) -> None:
+    presence.clear(PIN_DIR, tmp_path / "run")
+    assert presence.find(PIN_DIR, tmp_path / "run") == Agent(agent.pid, STATE)
+    agent.kill()
+    agent.wait()
+    (tmp_path / "run" / "another").touch()
+    presence.clear(PIN_DIR, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["another"]
+    presence.clear(PIN_DIR, tmp_path / "run")
+    presence.clear(PIN_DIR, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_released_nothing_is_left(tmp_path: Path, agent: subprocess.Popen[str]) -> None:
     assert agent.stdin
     assert agent.stdout
