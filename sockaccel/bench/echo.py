@@ -193,7 +193,7 @@ def measure(bench: Bench, result: Result, order: Sequence[Sequence[Arm]], second
                 return
         result.rounds.append(result.unfinished)
     result.unfinished = []
-    result.ratios = paired.summarise(result.rounds, seed=result.parameters["seed"])
+    result.ratios = paired.summarise(result.rounds)
 
 
 def echo(*, rounds: int, seconds: float, size: int, command: Sequence[str] = COMMAND) -> Result:

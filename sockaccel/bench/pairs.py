@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from sockaccel.bench.accelerator import Counters
     from sockaccel.bench.wrk import WrkReport
 
-MIN_PAIRS = 6
-
 
 class Arm(StrEnum):
     """What is compared."""
@@ -157,7 +155,7 @@ class MetricSummary:
     ratio: RatioSummary
 
 
-def summarise(pairs: Sequence[Pair], *, seed: int) -> dict[str, MetricSummary]:
+def summarise(pairs: Sequence[Pair]) -> dict[str, MetricSummary]:
     """Return the summary of each metric over pairs that count."""
     summaries = {}
     for name, metric in METRICS.items():
@@ -166,6 +164,6 @@ def summarise(pairs: Sequence[Pair], *, seed: int) -> dict[str, MetricSummary]:
         summaries[name] = MetricSummary(
             baseline=median(before),
             accelerated=median(after),
-            ratio=summarise_ratios(before, after, seed=seed),
+            ratio=summarise_ratios(before, after),
         )
     return summaries

@@ -174,7 +174,7 @@ def _footer(result: Result) -> str:
     lines = [
         f"{parameters['pairs']} pairs of {parameters['seconds']} s runs in random balanced order.",
         load,
-        "before, after: medians; ratio: median of the pairs' ratios, bootstrap interval.",
+        "before, after: medians; ratio: median of the pairs' ratios, interval by rank.",
         f"{machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']}.",
     ]
     return "\n".join([*lines, *(f"Note: {note}." for note in NOTES)])

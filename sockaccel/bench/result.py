@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sockaccel.bench.decode import decode
+from sockaccel.bench.codec import decode, encode
 from sockaccel.errors import InputError
 
 NAME, VERSION = "sockaccel.bench", 1
@@ -238,18 +238,7 @@ class Result:
 
 def as_json(result: Result) -> dict[str, Any]:
     """Return the result as an object for JSON, what follows from its data included."""
-    return {"schema": SCHEMA, **_encode(result)}
-
-
-def _encode(value: Any) -> Any:
-    if is_dataclass(value):
-        names = [*(each.name for each in fields(value)), *getattr(value, "derived", ())]
-        return {name: _encode(getattr(value, name)) for name in names}
-    if isinstance(value, list | tuple):
-        return [_encode(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _encode(each) for name, each in value.items()}
-    return value
+    return {"schema": SCHEMA, **encode(result)}
 
 
 def dumps(result: Result) -> str:

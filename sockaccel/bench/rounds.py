@@ -201,13 +201,10 @@ def of_arm(rounds: Sequence[Sequence[Sample]], arm: Arm) -> list[Sample]:
     return [next(sample for sample in samples if sample.arm is arm) for samples in rounds]
 
 
-def summarise(rounds: Sequence[Sequence[Sample]], *, seed: int) -> list[Ratio]:
+def summarise(rounds: Sequence[Sequence[Sample]]) -> list[Ratio]:
     """Return the ratios of rates, round by round, over rounds that count."""
     rates = {arm: [each.round_trips_per_s for each in of_arm(rounds, arm)] for arm in Arm}
-    return [
-        Ratio(each, summarise_ratios(rates[each.to], rates[each.arm], seed=seed))
-        for each in COMPARISONS
-    ]
+    return [Ratio(each, summarise_ratios(rates[each.to], rates[each.arm])) for each in COMPARISONS]
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -292,7 +289,7 @@ def as_text(result: Result) -> str:
     )
     footer = [
         f"{len(result.rounds)} rounds of {parameters['seconds']:g} s runs, random balanced order.",
-        "us, round trips/s: medians; ratio: median of the rounds' ratios, bootstrap interval.",
+        "us, round trips/s: medians; ratio: median of the rounds' ratios, interval by rank.",
         f"{machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']}.",
     ]
     return "\n".join([title, rates, "", ratios, "", *footer])
