@@ -244,10 +244,9 @@ def as_json(result: Result) -> dict[str, Any]:
 def dumps(result: Result) -> str:
     """Return the text of a result file: indented, with one line for each histogram."""
     text = json.dumps(as_json(result), indent=2, allow_nan=False)
-    # Strings of JSON hold no newline, so that this finds pairs of numbers alone.
-    pair = r"\[\s+([-+.\de]+),\s+(\d+)\s+\]"
-    text = re.sub(rf"{pair}(,?)\n\s*", r"[\1, \2]\3", text)
-    return text + "\n"
+    # Lists of lists of numbers; a text in JSON holds neither a newline nor a bare quote.
+    lists = r'\[\s+\[[^]["]*\](?:,\s+\[[^]["]*\])*\s+\]'
+    return re.sub(lists, lambda found: re.sub(r"\s+", "", found[0]), text) + "\n"
 
 
 def loads(text: str, source: str) -> Result:
