@@ -104,7 +104,7 @@ class Run:
 
     derived: ClassVar[tuple[str, ...]] = ("valid",)
 
-    round: int  # from 1; a round is one run of each arm, next to each other in time
+    round: int  # one run of each arm, next to each other in time; from 1, 0 for warm-ups
     position: int  # in the round, from 1
     arm: str
     warm_up: bool
@@ -184,8 +184,9 @@ class CaseResult:
 
     @property
     def valid(self) -> bool:
-        """Whether every run counts and there is something to compare."""
-        return bool(self.ratios) and not self.problems and all(run.valid for run in self.runs)
+        """Whether every run counts, and what they add up to has been found."""
+        concluded = bool(self.ratios) or (len(self.arms) == 1 and bool(self.runs))
+        return concluded and not self.problems and all(run.valid for run in self.runs)
 
     @property
     def all_problems(self) -> list[str]:
