@@ -104,7 +104,7 @@ class Run:
 
     derived: ClassVar[tuple[str, ...]] = ("valid",)
 
-    round: int  # from 1; a round is one run of each arm, next to each other in time
+    round: int  # one run of each arm, next to each other in time; from 1, 0 for warm-ups
     position: int  # in the round, from 1
     arm: str
     warm_up: bool
@@ -184,8 +184,9 @@ class CaseResult:
 
     @property
     def valid(self) -> bool:
-        """Whether every run counts and there is something to compare."""
-        return bool(self.ratios) and not self.problems and all(run.valid for run in self.runs)
+        """Whether every run counts, and what they add up to has been found."""
+        concluded = bool(self.ratios) or (len(self.arms) == 1 and bool(self.runs))
+        return concluded and not self.problems and all(run.valid for run in self.runs)
 
     @property
     def all_problems(self) -> list[str]:
@@ -244,10 +245,9 @@ def as_json(result: Result) -> dict[str, Any]:
 def dumps(result: Result) -> str:
     """Return the text of a result file: indented, with one line for each histogram."""
     text = json.dumps(as_json(result), indent=2, allow_nan=False)
-    # Strings of JSON hold no newline, so that this finds pairs of numbers alone.
-    pair = r"\[\s+([-+.\de]+),\s+(\d+)\s+\]"
-    text = re.sub(rf"{pair}(,?)\n\s*", r"[\1, \2]\3", text)
-    return text + "\n"
+    # Lists of lists of numbers; a text in JSON holds neither a newline nor a bare quote.
+    lists = r'\[\s+\[[^]["]*\](?:,\s+\[[^]["]*\])*\s+\]'
+    return re.sub(lists, lambda found: re.sub(r"\s+", "", found[0]), text) + "\n"
 
 
 def loads(text: str, source: str) -> Result:

@@ -12,10 +12,10 @@ from enum import StrEnum
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from sockaccel.bench.report import times
 from sockaccel.bench.stats import RatioSummary, summarise_ratios
 from sockaccel.errors import BenchError
 from sockaccel.render.table import render_table
+from sockaccel.render.units import times_text
 
 if TYPE_CHECKING:
     import random
@@ -299,12 +299,12 @@ def _ratio_row(ratio: Ratio) -> list[str]:
     comparison, summary = ratio.comparison, ratio.summary
     target = ""
     if comparison.target is not None:
-        target = f">= {times(comparison.target)} {'met' if ratio.met else 'MISSED'}"
+        target = f">= {times_text(comparison.target)} {'met' if ratio.met else 'MISSED'}"
     return [
         f"{comparison.arm} / {comparison.to}",
         comparison.meaning,
-        times(summary.median),
-        f"{times(summary.interval.low)} to {times(summary.interval.high)}",
-        f"{times(summary.minimum)} to {times(summary.maximum)}",
+        times_text(summary.median),
+        f"{times_text(summary.interval.low)} to {times_text(summary.interval.high)}",
+        f"{times_text(summary.minimum)} to {times_text(summary.maximum)}",
         target,
     ]

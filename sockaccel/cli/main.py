@@ -24,6 +24,7 @@ _COMMANDS = {
     "status": "sockaccel.cli.status",
     "dump": "sockaccel.cli.dump",
     "doctor": "sockaccel.cli.doctor",
+    "bench": "sockaccel.cli.bench",
 }
 
 

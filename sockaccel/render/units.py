@@ -1,5 +1,7 @@
 """Numbers and names for people."""
 
+import math
+
 _STEP = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -22,3 +24,23 @@ def who_text(scope: str, namespaces: int) -> str:
     if scope == "all":
         return "every network namespace"
     return f"{namespaces} network namespace{'s' * (namespaces != 1)}"
+
+
+def times_text(ratio: float) -> str:
+    """Return a ratio with the digits that its size can bear."""
+    if ratio < 0.001:
+        return "<0.001x"
+    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
+
+
+def value_text(value: float) -> str:
+    """Return a figure with three digits, or all that stand before the point."""
+    if value == 0:
+        return "0"
+    decimals = max(2 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{decimals}f}"
+
+
+def percent_text(share: float) -> str:
+    """Return a share as a percentage, rounded down: "at least" must hold."""
+    return f"{int(share * 1000) / 10}%"

@@ -6,7 +6,7 @@ import pytest
 
 from sockaccel.bench.accelerator import Counters
 from sockaccel.bench.pairs import Arm, Pair, Sample, summarise
-from sockaccel.bench.report import Result, Scenario, as_json, as_text, times
+from sockaccel.bench.report import Result, Scenario, as_json, as_text
 from sockaccel.bench.wrk import WrkReport
 
 ERRORS = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
@@ -131,18 +131,3 @@ def test_json_has_every_sample_and_no_summary_of_what_does_not_count() -> None:
     assert (good["valid"], bad["valid"], bad["summary"]) == (True, False, None)
     assert len(bad["pairs"]) == 6
     assert len(bad["unpaired"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("ratio", "shown"),
-    [
-        (1.875, "1.88x"),
-        (0.1, "0.10x"),
-        (0.0512, "0.051x"),
-        (12, "12.00x"),
-        (0.001, "0.001x"),
-        (0.0004, "<0.001x"),
-    ],
-)
-def test_small_ratios_keep_their_digits(ratio: float, shown: str) -> None:
-    assert times(ratio) == shown
