@@ -47,22 +47,23 @@ def parse_status(text: str) -> Counters:
 
 
 class Accelerator:
-    """sockaccel with pins of its own, for a few network namespaces and nobody else.
+    """sockaccel with pins of its own, for one topology and nobody else.
 
-    no_docker: a path where nothing is, given as Docker's socket, because the
-    default scope would take this host's containers in beside the namespaces.
+    scope: the options of `enable` that say so; no_docker: a path where nothing is, which
+    stands for Docker's socket unless they name one, because the default scope would take this
+    host's containers in.
     """
 
     def __init__(
         self,
         pin_dir: Path,
-        namespaces: Sequence[Path],
+        scope: Sequence[str],
         no_docker: Path,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.pin_dir = pin_dir
         self._docker_host = f"unix://{no_docker}"
-        self._options = [word for path in namespaces for word in ("--netns", str(path))]
+        self._options = list(scope)
         self._command = list(command)
         self._enabled = False
 

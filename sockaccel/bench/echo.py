@@ -74,7 +74,7 @@ class Bench:
             self._cgroup = stack.enter_context(Cgroup(f"sockaccel_echo_{tag}"))
         self._accelerator = Accelerator(
             Path(f"/sys/fs/bpf/sockaccel_echo_{tag}"),
-            [node.path for node in self._lab.nodes.values()],
+            self._lab.scope,
             self._directory / "no-docker.sock",
             command,
         )

@@ -14,19 +14,61 @@ import ipaddress
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from sockaccel.bench.process import find_tool, run, run_checked
+from sockaccel.bench.process import Child, find_tool, run, run_checked
 from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 NETNS_DIR = Path("/run/netns")
 SUBNET = "10.213.0.0/24"
 MAX_PORT_NAME = 15  # IFNAMSIZ - 1
+
+
+class Place(Protocol):
+    """One node of a topology."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in its topology."""
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address."""
+
+    @property
+    def path(self) -> Path:
+        """The file that stands for its network namespace now."""
+
+
+class Topology(Protocol):
+    """Nodes on one bridge, and the programs that run there.
+
+    What a node is (a namespace, a container) is the topology's affair: a measurement is
+    written once. It starts its servers first and enables sockaccel then, because a node that
+    gets another program may get another namespace with it.
+    """
+
+    @property
+    def nodes(self) -> Mapping[str, Place]:
+        """The nodes by name."""
+
+    @property
+    def scope(self) -> list[str]:
+        """The options with which `sockaccel enable` takes in these nodes and nobody else."""
+
+    def start(self, node: str, argv: Sequence[str]) -> Child:
+        """Start the server of a node; its end is the caller's duty."""
+
+    def command(self, node: str, argv: Sequence[str]) -> list[str]:
+        """Return the command that runs a client on a node to its end."""
+
+    def port_bytes(self) -> int:
+        """Return what the bridge's ports have received and sent so far."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +118,15 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         self._remove()
+
+    @property
+    def scope(self) -> list[str]:
+        """The options with which `sockaccel enable` takes in these namespaces alone."""
+        return [word for node in self.nodes.values() for word in ("--netns", str(node.path))]
+
+    def start(self, node: str, argv: Sequence[str]) -> Child:
+        """Start a program in the namespace of a node."""
+        return Child(self.command(node, argv))
 
     def command(self, node: str, argv: Sequence[str]) -> list[str]:
         """Return the command that runs argv in the namespace of a node."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-START_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 10.0
 KEEPALIVE_CONNECTIONS = 128  # per worker process
 
 _FRAME = """\
@@ -112,18 +112,18 @@ def load_balancer_config(
 class Nginx:
     """One nginx (master and workers) in a directory of its own.
 
-    wrap turns a command into the command that is run, e.g. in a namespace.
+    launch starts its command, for instance on a node of a topology.
     """
 
     def __init__(
         self,
         directory: Path,
         config: str,
-        wrap: Callable[[Sequence[str]], Sequence[str]] = list,
+        launch: Callable[[Sequence[str]], Child] = Child,
     ) -> None:
         self.directory = directory
         self._config = config
-        self._wrap = wrap
+        self._launch = launch
         self._program = find_tool("nginx")
         self._child: Child | None = None
 
@@ -133,13 +133,15 @@ class Nginx:
         # The workers are not root, and need to get through to their files.
         self.directory.chmod(0o755)
         (self.directory / "nginx.conf").write_text(self._config, encoding="ascii")
+        # One that was killed has left its own.
+        self._pid_file.unlink(missing_ok=True)
         prefix = f"{self.directory}/"
         argv = [self._program, "-p", prefix, "-c", "nginx.conf", "-e", "error.log"]
         with hold():
-            self._child = child = Child(self._wrap(argv))
-        # nginx writes its pid after it has opened its listening sockets.
+            self._child = child = self._launch(argv)
+        # Written after nginx has opened its listening sockets.
         deadline = time.monotonic() + START_TIMEOUT_S
-        while self._read_pid() != child.pid:
+        while not self._pid_file.exists():
             if not child.running():
                 done = child.wait(START_TIMEOUT_S)
                 raise BenchError(f"cannot start nginx: {last_line(done.stderr, done.returncode)}")
@@ -166,11 +168,9 @@ class Nginx:
             return None
         return lines[-1] if lines else None
 
-    def _read_pid(self) -> int | None:
-        try:
-            return int((self.directory / "nginx.pid").read_text())
-        except (OSError, ValueError):
-            return None
+    @property
+    def _pid_file(self) -> Path:
+        return self.directory / "nginx.pid"
 
 
 def write_page(root: Path, size: int) -> None:

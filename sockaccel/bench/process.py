@@ -97,23 +97,9 @@ class Child:
         self.end()
         raise BenchError(f"cannot start {what}: {cause}")
 
-    def wait(
-        self, timeout_s: float, meanwhile: Callable[[int], None] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Return exit code and output once it ends; subprocess.TimeoutExpired if it does not.
-
-        meanwhile is called with the process id now and then, as long as it runs.
-        """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            left = deadline - time.monotonic()
-            try:
-                out, err = self._popen.communicate(timeout=min(left, TICK_S) if meanwhile else left)
-                break
-            except subprocess.TimeoutExpired:
-                if meanwhile is None or left <= TICK_S:
-                    raise
-                meanwhile(self.pid)
+    def wait(self, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Return exit code and output once it ends; subprocess.TimeoutExpired if it does not."""
+        out, err = self._popen.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(self.argv, self._popen.returncode, out, err)
 
     def end(self, signum: signal.Signals = signal.SIGTERM, grace_s: float = 3.0) -> None:
@@ -151,10 +137,11 @@ def run_load(
     what: str,
     seconds: float,
     *,
-    env: Mapping[str, str | None] | None = None,
-    meanwhile: Callable[[int], None] | None = None,
+    meanwhile: Callable[[int], None] = lambda _: None,
 ) -> str:
     """Run a load generator, which ends by itself after so many seconds, and return its stdout.
+
+    meanwhile is called with its process id now and then, as long as it runs.
 
     Raises:
         BenchError: it failed, or did not end.
@@ -163,8 +150,8 @@ def run_load(
     child: Child | None = None
     try:
         with hold():
-            child = Child(argv, env=env)
-        done = child.wait(seconds + LOAD_GRACE_S, meanwhile)
+            child = Child(argv)
+        done = _wait_watching(child, seconds + LOAD_GRACE_S, meanwhile)
     except subprocess.TimeoutExpired:
         raise BenchError(
             f"cannot measure {what}: the client did not end {LOAD_GRACE_S:g} s after its time"
@@ -176,6 +163,19 @@ def run_load(
         said = last_line(done.stderr or done.stdout, done.returncode)
         raise BenchError(f"cannot measure {what}: {said}")
     return done.stdout
+
+
+def _wait_watching(
+    child: Child, timeout_s: float, meanwhile: Callable[[int], None]
+) -> subprocess.CompletedProcess[str]:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return child.wait(TICK_S)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                raise
+            meanwhile(child.pid)
 
 
 def run_checked(argv: Sequence[str], *, timeout_s: float = 30.0) -> str:

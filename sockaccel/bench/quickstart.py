@@ -1,4 +1,4 @@
-"""Before and after on this machine: an nginx load balancer in a lab of namespaces.
+"""Before and after on this machine: an nginx load balancer in a lab of namespaces or containers.
 
 client --- load balancer (two workers) --- two web servers; every response crosses
 two connections. Each run starts a fresh load balancer, so that in both arms all
@@ -12,17 +12,20 @@ import os
 import random
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from sockaccel.bench import pairs as paired
 from sockaccel.bench.accelerator import COMMAND, Accelerator
 from sockaccel.bench.command import run_command, say
+from sockaccel.bench.docker_lab import PROGRAMS, DockerLab
+from sockaccel.bench.dockerd import Dockerd, missing
+from sockaccel.bench.image import build_image
 from sockaccel.bench.lab import Lab
 from sockaccel.bench.machine import describe_machine, describe_versions
 from sockaccel.bench.nginx import Nginx, load_balancer_config, web_config, write_page
@@ -32,11 +35,15 @@ from sockaccel.bench.report import Result, Scenario, as_json, as_text
 from sockaccel.bench.signals import hold
 from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.bench.wrk import WrkLoad, run_wrk
-from sockaccel.errors import NotPermittedError
+from sockaccel.errors import HostError, NotPermittedError
 from sockaccel.render.options import output_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sockaccel.bench.lab import Topology
+
+T = TypeVar("T")
 
 TOOLS = ("ip", "nginx", "wrk")
 CONNECTIONS = 100
@@ -44,6 +51,8 @@ THREADS = 2
 BODY_BYTES = 612
 WARM_UP_S = 1
 WEB_SERVERS = ("web1", "web2")
+NODES = ("client", "balancer", *WEB_SERVERS)
+IMAGE = "lab"
 # Two hops, and on each of them a port of the bridge in and another out.
 PATH = paired.Path(body_bytes=BODY_BYTES, port_crossings=4)
 K0 = (
@@ -65,19 +74,19 @@ class Bench:
         stack: ExitStack,
         seconds: int,
         *,
+        docker: bool = False,
         sendfile: bool = False,
         command: Sequence[str] = COMMAND,
     ) -> None:
         tag = os.getpid()
+        self.versions: dict[str, str] = {}  # of what takes part in this topology alone
         with hold():
             self.directory = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="sockaccel-"))
             )
-            self.lab = stack.enter_context(
-                Lab(f"sockaccel-{tag}", ["client", "balancer", *WEB_SERVERS])
-            )
         # Only to let nginx's workers, which are not root, through to their pages.
         self.directory.chmod(0o755)
+        self.lab = self._containers(stack, tag) if docker else self._namespaces(stack, tag)
         self._load = WrkLoad(
             # With the port: a minimal system has no /etc/services to look "http" up in.
             url=f"http://{self.lab.nodes['balancer'].address}:80/",
@@ -90,7 +99,7 @@ class Bench:
         self._balancers = {keepalive: self._balancer(keepalive) for keepalive in (True, False)}
         self._accelerator = Accelerator(
             Path(f"/sys/fs/bpf/sockaccel_quickstart_{tag}"),
-            [node.path for node in self.lab.nodes.values()],
+            self.lab.scope,
             self.directory / "no-docker.sock",
             command,
         )
@@ -108,10 +117,10 @@ class Bench:
         """Make one run and return what it measured."""
         load = self._load if seconds is None else _shorter(self._load, seconds)
         balancer = self._balancers[keepalive]
-        if arm is Arm.ACCELERATED:
-            self._accelerator.enable()
         try:
             balancer.restart()
+            if arm is Arm.ACCELERATED:
+                self._accelerator.enable()
             before = self.lab.port_bytes()
             report = run_wrk(load, self.directory / "wrk.json", partial(self.lab.command, "client"))
             interface_bytes = self.lab.port_bytes() - before
@@ -125,6 +134,18 @@ class Bench:
         """Return the last line that each nginx wrote to its error log."""
         servers = [*self._balancers.values(), *self._web]
         return [line for server in servers if (line := server.complaint())]
+
+    def _namespaces(self, stack: ExitStack, tag: int) -> Topology:
+        return _entered(stack, Lab(f"sockaccel-{tag}", NODES))
+
+    def _containers(self, stack: ExitStack, tag: int) -> Topology:
+        say("Starting a Docker daemon for this measurement alone.")
+        dockerd = _entered(stack, Dockerd(self.directory / f"sockaccel-{tag}"))
+        self.versions["docker"] = dockerd.docker("version", "--format={{.Server.Version}}")
+        say("Making an image of this machine's nginx and wrk, and containers of it.")
+        build_image(dockerd, IMAGE, [*PROGRAMS, "nginx", "wrk"])
+        lab = DockerLab(dockerd, IMAGE, NODES, self.directory, clients=["client"])
+        return _entered(stack, lab)
 
     def _start_web(self, name: str, *, sendfile: bool) -> Nginx:
         root = self.directory / "page"
@@ -143,9 +164,15 @@ class Bench:
         return self._nginx("balancer", f"balancer-{_word(keepalive)}", config)
 
     def _nginx(self, node: str, directory: str, config: str) -> Nginx:
-        server = Nginx(self.directory / directory, config, partial(self.lab.command, node))
+        server = Nginx(self.directory / directory, config, partial(self.lab.start, node))
         self._stack.callback(server.stop)
         return server
+
+
+def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
+    """Enter a context whose end the stack knows first: no signal can come in between."""
+    stack.push(context)
+    return context.__enter__()
 
 
 def measure(bench: Bench, scenario: Scenario, order: Sequence[tuple[Arm, Arm]]) -> None:
@@ -179,16 +206,24 @@ def quickstart(
     pairs: int,
     seconds: int,
     keepalive: Sequence[bool],
+    docker: bool = False,
     sendfile: bool = False,
     command: Sequence[str] = COMMAND,
 ) -> Result:
-    """Build the lab, measure every scenario, remove the lab and return the result."""
+    """Build the lab, measure every scenario, remove the lab and return the result.
+
+    docker: in containers of a Docker daemon that is started for it, not in namespaces.
+    Raises NotPermittedError without root, HostError where something is not installed, and
+    BenchError when a part of the lab fails.
+    """
     if os.geteuid() != 0:
         raise NotPermittedError(
             "cannot make network namespaces: not root", "sudo scripts/quickstart"
         )
     for tool in TOOLS:
         find_tool(tool)
+    if docker and (lacking := missing()):
+        raise HostError(f"cannot run '{lacking[0]}': it is not installed", "scripts/setup --docker")
     seed = int.from_bytes(os.urandom(4), "big")
     rng = random.Random(seed)
     result = Result(
@@ -196,6 +231,7 @@ def quickstart(
         machine=describe_machine(),
         versions=describe_versions(),
         parameters={
+            "topology": "docker" if docker else "netns",
             "pairs": pairs,
             "seconds": seconds,
             "connections": CONNECTIONS,
@@ -211,7 +247,8 @@ def quickstart(
     # Twice: a signal is raised once, and may be so just before the inner clean-up.
     with ExitStack() as stack:
         try:
-            bench = Bench(stack, seconds, sendfile=sendfile, command=command)
+            bench = Bench(stack, seconds, docker=docker, sendfile=sendfile, command=command)
+            result.versions |= bench.versions
             say(BLIND)
             result.parameters["policy"] = bench.settle_policy()
             for scenario in result.scenarios:
@@ -261,20 +298,30 @@ def _word(keepalive: bool) -> str:
     help="Whether the load balancer keeps its connections to the web servers.",
 )
 @click.option(
+    "--docker",
+    is_flag=True,
+    help="In containers of a Docker daemon that is started for this alone.",
+)
+@click.option(
     "--sendfile",
     is_flag=True,
     help="Let the web servers send header and page as two writes (sendfile, tcp_nopush).",
 )
 @output_option
-def command_line(pairs: int, seconds: int, keepalive: str, sendfile: bool, output: str) -> int:
+def command_line(
+    pairs: int, seconds: int, keepalive: str, docker: bool, sendfile: bool, output: str
+) -> int:
     """Measure what sockaccel does for an nginx load balancer on this machine.
 
-    Builds a lab of network namespaces, runs wrk with sockaccel off and on in
-    interleaved pairs, prints the ratios with the proof, and removes the lab.
+    Builds a lab of network namespaces or of Docker containers, runs wrk with
+    sockaccel off and on in interleaved pairs, prints the ratios with the proof, and
+    removes the lab.
     Exit code 1 if a run failed or did not measure what it was to measure.
     """
     scenarios = {"on": [True], "off": [False], "both": [True, False]}[keepalive]
-    result = quickstart(pairs=pairs, seconds=seconds, keepalive=scenarios, sendfile=sendfile)
+    result = quickstart(
+        pairs=pairs, seconds=seconds, keepalive=scenarios, docker=docker, sendfile=sendfile
+    )
     click.echo(json.dumps(as_json(result), indent=2) if output == "json" else as_text(result))
     return 0 if result.valid else 1
 

@@ -20,6 +20,11 @@ NOTES = (
     "interface bytes are received plus sent, over all ports of the lab's bridge",
 )
 
+TOPOLOGIES = {
+    "netns": "Network namespaces on a bridge",
+    "docker": "Docker containers on an internal network of their own",
+}
+
 
 @dataclass
 class Scenario:
@@ -161,6 +166,9 @@ def _verdict(pairs: Sequence[Pair], ratio: RatioSummary) -> str:
 
 def _footer(result: Result) -> str:
     machine, parameters = result.machine, result.parameters
+    where = TOPOLOGIES[parameters["topology"]]
+    if docker := result.versions.get("docker"):
+        where += f", Docker {docker}"
     load = (
         f"{parameters['connections']} connections, {parameters['body_bytes']}-byte page,"
         f" sendfile {'on' if parameters['sendfile'] else 'off'}."
@@ -169,6 +177,7 @@ def _footer(result: Result) -> str:
         f"{parameters['pairs']} pairs of {parameters['seconds']} s runs in random balanced order.",
         load,
         "before, after: medians; ratio: median of the pairs' ratios, interval by rank.",
+        f"{where}.",
         f"{machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']}.",
     ]
     return "\n".join([*lines, *(f"Note: {note}." for note in NOTES)])

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from kernel.harness import IPV4_A, IPV4_B, receive_stream, send_stream, wait_until
 
 from sockaccel.bench.nginx import Nginx, load_balancer_config, web_config, write_page
+from sockaccel.bench.process import Child
 from sockaccel.bench.wrk import WrkLoad, run_wrk
 
 from . import build
@@ -43,6 +45,11 @@ def inside(stage: Arena, host: Host) -> Callable[[Sequence[str]], list[str]]:
     script = 'echo 0 >"$0" && exec "$@"'
     head = ["sh", "-c", script, str(procs), "nsenter", f"--net={host.path}", "env", f"PATH={PATH}"]
     return lambda argv: [*head, *argv]
+
+
+def launch_inside(stage: Arena, host: Host, argv: Sequence[str]) -> Child:
+    """Start a program in the namespace and the cgroup."""
+    return Child(inside(stage, host)(argv))
 
 
 def listening(host: Host, port: int) -> None:
@@ -85,7 +92,7 @@ class Wrk:
             balancer = load_balancer_config(SERVER, [f"{ORIGIN}:80"], keepalive=True)
             configurations.append((middle, "proxy", balancer))
         for host, name, text in configurations:
-            server = Nginx(directory / name, text, inside(stage, host))
+            server = Nginx(directory / name, text, partial(launch_inside, stage, host))
             server.start()
             self._servers.append(server)
 

@@ -33,12 +33,11 @@ sys.exit(int(code or 0))
 def accelerator(tmp_path: Path) -> Accelerator:
     (tmp_path / "fake.py").write_text(FAKE)
     command = [sys.executable, str(tmp_path / "fake.py")]
-    return Accelerator(Path("/pins"), [Path("/ns/a"), Path("/ns/b")], Path("/none"), command)
+    scope = ["--netns", "/ns/a", "--netns", "/ns/b"]
+    return Accelerator(Path("/pins"), scope, Path("/none"), command)
 
 
-def test_enable_names_the_namespaces_and_nobody_else(
-    accelerator: Accelerator, tmp_path: Path
-) -> None:
+def test_enable_is_given_the_scope(accelerator: Accelerator, tmp_path: Path) -> None:
     accelerator.enable()
     accelerator.disable()
     assert (tmp_path / "log").read_text().splitlines() == [

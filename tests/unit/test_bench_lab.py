@@ -33,6 +33,7 @@ def test_nodes_have_names_namespaces_and_addresses_of_their_own() -> None:
     assert (client.address, server.address) == ("10.9.0.1", "10.9.0.2")
     assert (client.path, server.path) == (Path("/run/netns/x-client"), Path("/run/netns/x-server"))
     assert lab.command("server", ["true"])[1:] == ["netns", "exec", "x-server", "true"]
+    assert lab.scope == ["--netns", "/run/netns/x-client", "--netns", "/run/netns/x-server"]
 
 
 @pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed")

@@ -21,6 +21,7 @@ def sample(arm: Arm, requests: int) -> Sample:
 
 def result(*scenarios: Scenario) -> Result:
     parameters = {
+        "topology": "netns",
         "pairs": 6,
         "seconds": 3,
         "connections": 100,
@@ -62,6 +63,7 @@ failed requests                0       0
 6 pairs of 3 s runs in random balanced order.
 100 connections, 612-byte page, sendfile off.
 before, after: medians; ratio: median of the pairs' ratios, interval by rank.
+Network namespaces on a bridge.
 2 cores of Some CPU, Linux 6.18.0.
 Note: latencies are those of a closed loop at saturation, with wrk's own correction.
 Note: interface bytes are received plus sent, over all ports of the lab's bridge."""
