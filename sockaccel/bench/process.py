@@ -133,15 +133,14 @@ def run(
 
 
 def run_load(
-    argv: Sequence[str],
+    start: Callable[[], Child],
     what: str,
     seconds: float,
-    *,
     meanwhile: Callable[[int], None] = lambda _: None,
 ) -> str:
     """Run a load generator, which ends by itself after so many seconds, and return its stdout.
 
-    meanwhile is called with its process id now and then, as long as it runs.
+    start starts it; meanwhile is called with its process id now and then, as long as it runs.
 
     Raises:
         BenchError: it failed, or did not end.
@@ -150,7 +149,7 @@ def run_load(
     child: Child | None = None
     try:
         with hold():
-            child = Child(argv)
+            child = start()
         done = _wait_watching(child, seconds + LOAD_GRACE_S, meanwhile)
     except subprocess.TimeoutExpired:
         raise BenchError(

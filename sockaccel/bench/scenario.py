@@ -21,7 +21,7 @@ from sockaccel.errors import HostError, InputError, reason
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sockaccel.bench.workloads.base import Client, Server
+    from sockaccel.bench.workloads.base import Client, Server, Tool
 
 T = TypeVar("T")
 DIRECTORY = Path(__file__).resolve().parents[2] / "benchmarks" / "scenarios"
@@ -113,6 +113,16 @@ class Scenario:
             hops, node = hops + 1, behind[node][0]
         return hops
 
+    @property
+    def unknown_programs(self) -> tuple[str, ...]:
+        """Programs that sockaccel's policy does not know and has to be told of."""
+        return CLIENTS[self.client.program].unknown
+
+    @property
+    def tools(self) -> list[Tool]:
+        """What has to be installed."""
+        return [tool for program in _programs(self) for tool in program.tools]
+
     def check_tools(self) -> None:
         """Look for all programs that it runs.
 
@@ -120,9 +130,8 @@ class Scenario:
             HostError: one is missing; the hint installs it.
 
         """
-        for program in _programs(self):
-            for tool in program.tools:
-                tool.find()
+        for tool in self.tools:
+            tool.find()
 
 
 def load_all(directory: Path = DIRECTORY) -> dict[str, Scenario]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sockaccel.bench.process import find_tool, run_load
+from sockaccel.bench.process import Child, find_tool, run_load
 from sockaccel.errors import BenchError, HostError, reason
 
 if TYPE_CHECKING:
@@ -122,5 +122,6 @@ def run_wrk(
     wrap: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> WrkReport:
     """Run wrk to its end and return its report."""
-    run_load(wrap(report_command(load, report_path)), f"'{load.url}'", load.seconds)
+    argv = wrap(report_command(load, report_path))
+    run_load(lambda: Child(argv), f"'{load.url}'", load.seconds)
     return read_report(report_path)

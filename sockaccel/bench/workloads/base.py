@@ -56,9 +56,6 @@ class Place(Protocol):
     def load(self, argv: Sequence[str], what: str, seconds: float) -> str:
         """Run a load generator there to its end, watched, and return its stdout."""
 
-    def run(self, argv: Sequence[str]) -> str:
-        """Run a command there that is no part of the measurement, and return its stdout."""
-
     def call(self, function: Callable[[], T]) -> T:
         """Return what a function returns when it is called in the node's network namespace."""
 
@@ -93,6 +90,10 @@ class Client(Protocol):
     tools: ClassVar[tuple[Tool, ...]]
     unix: ClassVar[bool]
     unknown: ClassVar[tuple[str, ...]]  # programs at either end that the policy has to be told of
+
+    @property
+    def streams(self) -> bool:
+        """Whether it counts bytes, and its messages are no requests."""
 
     @property
     def metrics(self) -> list[Metric]:

@@ -79,6 +79,7 @@ class Wrk:
     tools: ClassVar[tuple[Tool, ...]] = (Tool("wrk", "wrk"),)
     unix: ClassVar[bool] = False
     unknown: ClassVar[tuple[str, ...]] = ()
+    streams: ClassVar[bool] = False
 
     message_bytes: int
     connections: int

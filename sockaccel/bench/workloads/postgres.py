@@ -108,6 +108,7 @@ class PgBench:
     tools: ClassVar[tuple[Tool, ...]] = (Tool("pgbench", "postgresql"),)
     unix: ClassVar[bool] = True
     unknown: ClassVar[tuple[str, ...]] = ()
+    streams: ClassVar[bool] = False
 
     clients: int
     threads: int = 1

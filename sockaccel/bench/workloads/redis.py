@@ -67,6 +67,7 @@ class RedisBenchmark:
     tools: ClassVar[tuple[Tool, ...]] = (Tool("redis-benchmark", "redis-tools"),)
     unix: ClassVar[bool] = True
     unknown: ClassVar[tuple[str, ...]] = ()
+    streams: ClassVar[bool] = False
 
     message_bytes: int  # of a value
     command: str  # "get" or "set"

@@ -72,9 +72,14 @@ class SocketClient:
         _check_mode(self.mode)
 
     @property
+    def streams(self) -> bool:
+        """Whether it is a stream."""
+        return self.mode == "stream"
+
+    @property
     def metrics(self) -> list[Metric]:
         """What there is to know: of a stream bytes per second, else messages and latencies."""
-        if self.mode == "stream":
+        if self.streams:
             return [Metric("bytes_s", "bytes/s", "bytes/s", Better.HIGHER)]
         title = "round trips/s" if self.mode == "echo" else "connections/s"
         latencies = latency_metrics(self._load)
@@ -98,7 +103,7 @@ class SocketClient:
 
     def _outcome(self, argv: list[str], said: Said) -> Outcome:
         outcome = Outcome(said.operations, said.seconds, said.bytes, {}, argv)
-        if self.mode == "stream":
+        if self.streams:
             outcome.metrics["bytes_s"] = said.bytes / said.seconds
             return outcome
         latency = Latency(self._load, said.histogram)
