@@ -46,7 +46,7 @@ def _noise(case: CaseResult) -> Iterator[Advice]:
         yield Advice(
             kind="noisy-host",
             value=spread,
-            finding=f"{len(values)} baseline runs of {metric.title} spread by {spread:.0%}"
+            finding=f"{len(values)} baseline runs of {metric.title} spread by {spread:.1%}"
             " (standard deviation)",
             cause="Other work on this machine or its host, or runs that are too short",
             next_step="Measure again on a quieter machine, or with a longer --seconds",
@@ -66,7 +66,7 @@ def _width(case: CaseResult) -> Iterator[Advice]:
         yield Advice(
             kind="few-runs",
             value=half,
-            finding=f"{ratio.pairs} pairs leave the ratio uncertain by {half:.0%}",
+            finding=f"{ratio.pairs} pairs leave the ratio uncertain by {half:.1%} to either side",
             cause="Too few runs for the noise of this machine",
             next_step=f"Measure again with --pairs {wanted}",
         )

@@ -19,6 +19,10 @@ LEGEND = (
     "Arms: medians of their runs. Ratio: median of the rounds' ratios; interval: 95 %, by"
     " signed ranks. ~: no difference that so many runs can tell."
 )
+COMPARISON_LEGEND = (
+    "A, B: medians of their runs. Ratio: of the medians; interval: 95 %, by rank sums, not"
+    " paired. ~: no difference that so many runs can tell."
+)
 NONE = "-"
 
 
@@ -116,8 +120,7 @@ def _facts(result: Result) -> list[str]:
 
 def _section(name: str, cases: list[CaseResult]) -> Section:
     topologies = ", ".join(dict.fromkeys(case.topology for case in cases))
-    valid = [case for case in cases if case.valid]
-    tables = [_main_table(valid), _other_table(valid)]
+    tables = [_main_table(cases), _other_table(cases)]
     return Section(name, f"{cases[0].title} ({topologies})", [each for each in tables if each.rows])
 
 
@@ -125,13 +128,16 @@ def _main_table(cases: list[CaseResult]) -> Table:
     arms = list(dict.fromkeys(arm for case in cases for arm in case.arms))
     return Table(
         "medians, and accelerated / baseline",
-        ["case", "metric", *arms, "ratio", "interval", ""],
+        ["case", "metric", *arms, "ratio", "95% interval", "verdict"],
         [row for case in cases for row in _rows(case, arms)],
         names=2,
     )
 
 
 def _rows(case: CaseResult, arms: list[str]) -> Iterable[Sequence[str]]:
+    if not case.valid:
+        yield [case.case, "INVALID", *(NONE for _ in arms), NONE, NONE, ""]
+        return
     for metric in case.metrics:
         values = [_median(case, arm, metric) for arm in arms]
         ratio = case.gain(metric.name)
@@ -189,7 +195,7 @@ def _other_table(cases: list[CaseResult]) -> Table:
                 metric = metrics[ratio.metric]
                 cells = _ratio_cells(ratio, metric.better)
                 rows.append([case.case, metric.title, f"{ratio.arm} / {ratio.to}", *cells])
-    headers = ["case", "metric", "arms", "ratio", "interval", ""]
+    headers = ["case", "metric", "arms", "ratio", "95% interval", "verdict"]
     return Table("next to the other arms", headers, rows, names=3)
 
 
@@ -204,10 +210,7 @@ def comparison_document(comparison: Comparison, a: str, b: str) -> Document:
         sections=[
             Section(case, "B / A", [_change_table(changes)]) for case, changes in by_case.items()
         ],
-        footer=[
-            "A, B: medians of their runs. Ratio: of the medians; interval: 95 %, by rank sums,"
-            " not paired. ~: no difference that so many runs can tell."
-        ],
+        footer=[COMPARISON_LEGEND],
     )
 
 
@@ -224,5 +227,5 @@ def _change_table(changes: Sequence[Change]) -> Table:
         ]
         for change in changes
     ]
-    headers = ["arm", "metric", "A", "B", "ratio", "interval", ""]
+    headers = ["arm", "metric", "A", "B", "ratio", "95% interval", "verdict"]
     return Table("medians, and B / A", headers, rows, names=2)
