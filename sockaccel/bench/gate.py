@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sockaccel.bench.result import ACCELERATED, BASELINE
+from sockaccel.bench.result import ACCELERATED
 from sockaccel.errors import InputError
 
 if TYPE_CHECKING:
@@ -150,23 +150,17 @@ def _outcomes(gate: Gate, result: Result, left_out: Mapping[str, str]) -> Iterat
 def _found(gate: Gate, case: CaseResult) -> tuple[bool, str]:
     if not case.valid:
         return False, f"INVALID: {case.all_problems[0]}"
-    value = next(_values(gate, case), None)
+    value = _value(gate, case)
     if value is None:
         return False, "there is no such value"
     return _OPERATORS[gate.operator](value, gate.number), f"it is {value:.6g}"
 
 
-def _values(gate: Gate, case: CaseResult) -> Iterator[float]:
-    """Yield the value that a gate is about, if the case has it."""
+def _value(gate: Gate, case: CaseResult) -> float | None:
     if gate.field == "median":
-        values = [
-            run.metrics[gate.metric]
-            for run in case.of_arm(ACCELERATED)
-            if gate.metric in run.metrics
-        ]
-        if values:
-            yield median(values)
-        return
-    for ratio in case.ratios:
-        if (ratio.arm, ratio.to, ratio.metric) == (ACCELERATED, BASELINE, gate.metric):
-            yield {"ratio": ratio.median, "low": ratio.low, "high": ratio.high}[gate.field]
+        values = case.values(ACCELERATED, gate.metric)
+        return median(values) if values else None
+    ratio = case.gain(gate.metric)
+    if ratio is None:
+        return None
+    return {"ratio": ratio.median, "low": ratio.low, "high": ratio.high}[gate.field]

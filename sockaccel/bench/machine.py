@@ -11,6 +11,8 @@ from typing import Any
 from sockaccel import __version__
 from sockaccel.bench.process import find_tool, run
 
+CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+
 
 def describe_machine() -> dict[str, Any]:
     """Return what a figure depends on, and nothing that names the machine."""
@@ -20,6 +22,9 @@ def describe_machine() -> dict[str, Any]:
         "memory_bytes": int(_first("/proc/meminfo", r"^MemTotal:\s*(\d+) kB$") or 0) * 1024,
         "architecture": platform.machine(),
         "kernel": platform.release(),
+        "virtualisation": _virtualisation(),
+        "governor": _read(CPUFREQ / "scaling_governor"),
+        "frequency_mhz": _frequency_mhz(),
     }
 
 
@@ -34,6 +39,26 @@ def describe_versions() -> dict[str, str | None]:
     }
 
 
+def _virtualisation() -> str | None:
+    """Return who made the virtual machine; None on hardware."""
+    if not _first("/proc/cpuinfo", r"^flags\s*:.*\b(hypervisor)\b"):
+        return None
+    return _read(Path("/sys/class/dmi/id/sys_vendor")) or "unknown hypervisor"
+
+
+def _frequency_mhz() -> list[float] | None:
+    """Return the least and the greatest frequency that the governor may choose."""
+    limits = [_read(CPUFREQ / f"scaling_{which}_freq") for which in ("min", "max")]
+    return [int(limit) / 1000 for limit in limits if limit] if all(limits) else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
+
+
 def _version(program: str, option: str) -> str | None:
     # nginx and wrk tell on stderr, and wrk calls it a usage error.
     done = run([find_tool(program), option])
@@ -42,8 +67,5 @@ def _version(program: str, option: str) -> str | None:
 
 
 def _first(path: str, pattern: str) -> str | None:
-    try:
-        found = re.search(pattern, Path(path).read_text(), re.MULTILINE)
-    except OSError:
-        return None
+    found = re.search(pattern, _read(Path(path)) or "", re.MULTILINE)
     return found.group(1).strip() if found else None

@@ -199,6 +199,16 @@ class CaseResult:
         runs = [run for run in self.runs if run.arm == arm and not run.warm_up]
         return sorted(runs, key=lambda run: run.round)
 
+    def values(self, arm: str, metric: str) -> list[float]:
+        """Return what the counted runs of an arm measured, by round."""
+        return [run.metrics[metric] for run in self.of_arm(arm) if metric in run.metrics]
+
+    def gain(self, metric: str) -> Ratio | None:
+        """Return accelerated / baseline of a metric, if there is such a ratio."""
+        wanted = (ACCELERATED, BASELINE, metric)
+        found = (each for each in self.ratios if (each.arm, each.to, each.metric) == wanted)
+        return next(found, None)
+
 
 @dataclass(frozen=True)
 class LeftOut:

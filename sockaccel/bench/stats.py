@@ -33,6 +33,14 @@ class Interval:
     high: float
     level: float
 
+    def including(self, value: float) -> Interval:
+        """Return it widened to hold a value.
+
+        A median can be outside where more than 21 ratios are very skewed; a claim that
+        one of the two denies is not made.
+        """
+        return Interval(min(self.low, value), max(self.high, value), self.level)
+
 
 @dataclass(frozen=True)
 class RatioSummary:
@@ -133,21 +141,26 @@ def _rank_sum_counts(first: int, second: int) -> list[int]:
     return counts
 
 
+def summarise(ratios: Sequence[float]) -> RatioSummary:
+    """Summarise the ratios of pairs of runs.
+
+    Raises:
+        ValueError: there are fewer than six.
+
+    """
+    return RatioSummary(
+        median=median(ratios),
+        minimum=min(ratios),
+        maximum=max(ratios),
+        interval=signed_rank_interval(ratios).including(median(ratios)),
+    )
+
+
 def summarise_ratios(before: Sequence[float], after: Sequence[float]) -> RatioSummary:
     """Summarise the paired ratios of two series of measurements.
-
-    The interval is widened to hold the median, which more than 21 ratios can have
-    outside if they are very skewed: a claim that one of the two denies is not made.
 
     Raises:
         ValueError: these are not pairs, fewer than six, or a value is not positive.
 
     """
-    ratios = paired_ratios(before, after)
-    interval, middle = signed_rank_interval(ratios), median(ratios)
-    return RatioSummary(
-        median=middle,
-        minimum=min(ratios),
-        maximum=max(ratios),
-        interval=Interval(min(interval.low, middle), max(interval.high, middle), interval.level),
-    )
+    return summarise(paired_ratios(before, after))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sockaccel.bench.result import ACCELERATED, BASELINE, CaseResult, Ratio
-from sockaccel.bench.stats import MIN_PAIRS, summarise_ratios
+from sockaccel.bench.result import ACCELERATED, BASELINE, CaseResult, Metric, Ratio
+from sockaccel.bench.stats import MIN_PAIRS, paired_ratios, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,21 +42,31 @@ def _comparisons(arms: list[str]) -> Iterator[tuple[str, str]]:
             yield ACCELERATED, arm
 
 
+def round_ratios(case: CaseResult, arm: str, to: str, metric: Metric) -> list[float]:
+    """Return arm divided by to, round by round; nothing where there is no such ratio.
+
+    There is none to nothing, nor of what an arm does not have (a Unix socket no packets).
+    """
+    rounds = _rounds(case, [arm, to])
+    before, after = (
+        [
+            run.metrics[metric.name]
+            for run in case.of_arm(each)
+            if run.round in rounds and metric.name in run.metrics
+        ]
+        for each in (to, arm)
+    )
+    if not len(before) == len(after) == len(rounds) or not all(value > 0 for value in before):
+        return []
+    return paired_ratios(before, after)
+
+
 def _ratios(case: CaseResult) -> Iterator[Ratio]:
     for metric in case.metrics:
         for arm, to in _comparisons(case.arms):
-            rounds = _rounds(case, [arm, to])
-            before, after = (
-                [
-                    run.metrics[metric.name]
-                    for run in case.of_arm(each)
-                    if run.round in rounds and metric.name in run.metrics
-                ]
-                for each in (to, arm)
-            )
-            # No ratio to nothing, or of what an arm does not have (a Unix socket no packets).
-            if len(before) == len(after) == len(rounds) and all(value > 0 for value in before):
-                summary = summarise_ratios(before, after)
+            ratios = round_ratios(case, arm, to, metric)
+            if ratios:
+                summary = summarise(ratios)
                 yield Ratio(
                     arm=arm,
                     to=to,
@@ -67,5 +77,5 @@ def _ratios(case: CaseResult) -> Iterator[Ratio]:
                     level=summary.interval.level,
                     minimum=summary.minimum,
                     maximum=summary.maximum,
-                    pairs=len(rounds),
+                    pairs=len(ratios),
                 )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sockaccel.bench.codec import encode
+from sockaccel.bench.compare import compare
 from sockaccel.bench.result import loads
 from sockaccel.cli.bench_output import (
     FORMS,
@@ -19,6 +21,9 @@ from sockaccel.cli.bench_output import (
 )
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.errors import InputError, reason
+from sockaccel.render.bench.document import comparison_document
+from sockaccel.render.bench.text import text
+from sockaccel.render.json import print_json
 
 if TYPE_CHECKING:
     from sockaccel.bench.gate import Gate
@@ -80,6 +85,24 @@ def report(
     return code
 
 
+@command.command("compare", short_help="What changed from one result to another.")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@output_option
+@click.pass_obj
+def compare_files(settings: Settings, a: Path, b: Path) -> None:
+    """Show what changed from the result in file A to that in file B, case by case.
+
+    Their runs were not made in pairs: what else changed on the machine in between is
+    measured, too. The rows "accelerated / baseline" are free of that.
+    """
+    comparison = compare(read(a), read(b))
+    if settings.json:
+        print_json("sockaccel.bench-compare/1", **encode(comparison))
+    else:
+        click.echo(text(comparison_document(comparison, str(a), str(b))))
+
+
 def read(path: Path) -> Result:
     """Return the result in a file.
 
@@ -88,7 +111,7 @@ def read(path: Path) -> Result:
 
     """
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        found = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"cannot read result '{path}': {reason(error)}", "sockaccel bench run --save FILE"
@@ -97,4 +120,4 @@ def read(path: Path) -> Result:
         raise InputError(
             f"cannot read result '{path}': it is no text", "sockaccel bench run --save FILE"
         ) from error
-    return loads(text, str(path))
+    return loads(found, str(path))

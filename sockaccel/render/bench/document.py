@@ -12,11 +12,16 @@ from sockaccel.render.units import percent_text, times_text, value_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from sockaccel.bench.compare import Change, Comparison
     from sockaccel.bench.result import Advice, CaseResult, Metric, Ratio, Result
 
 LEGEND = (
     "Arms: medians of their runs. Ratio: median of the rounds' ratios; interval: 95 %, by"
     " signed ranks. ~: no difference that so many runs can tell."
+)
+COMPARISON_LEGEND = (
+    "A, B: medians of their runs. Ratio: of the medians; interval: 95 %, by rank sums, not"
+    " paired. ~: no difference that so many runs can tell."
 )
 NONE = "-"
 
@@ -115,8 +120,7 @@ def _facts(result: Result) -> list[str]:
 
 def _section(name: str, cases: list[CaseResult]) -> Section:
     topologies = ", ".join(dict.fromkeys(case.topology for case in cases))
-    valid = [case for case in cases if case.valid]
-    tables = [_main_table(valid), _other_table(valid)]
+    tables = [_main_table(cases), _other_table(cases)]
     return Section(name, f"{cases[0].title} ({topologies})", [each for each in tables if each.rows])
 
 
@@ -124,17 +128,20 @@ def _main_table(cases: list[CaseResult]) -> Table:
     arms = list(dict.fromkeys(arm for case in cases for arm in case.arms))
     return Table(
         "medians, and accelerated / baseline",
-        ["case", "metric", *arms, "ratio", "interval", ""],
+        ["case", "metric", *arms, "ratio", "95% interval", "verdict"],
         [row for case in cases for row in _rows(case, arms)],
         names=2,
     )
 
 
 def _rows(case: CaseResult, arms: list[str]) -> Iterable[Sequence[str]]:
+    if not case.valid:
+        yield [case.case, "INVALID", *(NONE for _ in arms), NONE, NONE, ""]
+        return
     for metric in case.metrics:
         values = [_median(case, arm, metric) for arm in arms]
-        ratio = ratio_of(case, metric)
-        yield [case.case, metric.title, *values, *ratio_cells(ratio, metric.better)]
+        ratio = case.gain(metric.name)
+        yield [case.case, metric.title, *values, *_ratio_cells(ratio, metric.better)]
     yield [
         case.case,
         "bytes redirected, at least",
@@ -145,36 +152,28 @@ def _rows(case: CaseResult, arms: list[str]) -> Iterable[Sequence[str]]:
     ]
 
 
-def ratio_of(case: CaseResult, metric: Metric) -> Ratio | None:
-    """Return accelerated / baseline of a metric."""
-    wanted = (ACCELERATED, BASELINE, metric.name)
-    return next((each for each in case.ratios if (each.arm, each.to, each.metric) == wanted), None)
-
-
-def ratio_cells(ratio: Ratio | None, better: Better) -> list[str]:
+def _ratio_cells(ratio: Ratio | None, better: Better) -> list[str]:
     """Return a ratio, its interval and what they mean."""
     if ratio is None:
         return [NONE, NONE, ""]
-    interval = f"{times_text(ratio.low)} to {times_text(ratio.high)}"
-    return [times_text(ratio.median), interval, verdict(ratio, better)]
+    return [times_text(ratio.median), interval_text(ratio), verdict(ratio, better)]
 
 
-def verdict(ratio: Ratio, better: Better) -> str:
+def interval_text(ratio: Ratio | Change) -> str:
+    """Return where a ratio may be."""
+    return f"{times_text(ratio.low)} to {times_text(ratio.high)}"
+
+
+def verdict(ratio: Ratio | Change, better: Better) -> str:
     """Return in a word what a ratio says."""
     if not ratio.distinguishable:
         return "~"
-    return "better" if (ratio.median > 1) == (better is Better.HIGHER) else "WORSE"
+    return "better" if (ratio.low > 1) == (better is Better.HIGHER) else "WORSE"
 
 
 def _median(case: CaseResult, arm: str, metric: Metric) -> str:
-    values = values_of(case, arm, metric)
+    values = case.values(arm, metric.name)
     return value_text(median(values)) if values else NONE
-
-
-def values_of(case: CaseResult, arm: str, metric: Metric) -> list[float]:
-    """Return what the runs of an arm measured, by round."""
-    runs = case.of_arm(arm)
-    return [run.metrics[metric.name] for run in runs if metric.name in run.metrics]
 
 
 def _share(case: CaseResult, arm: str) -> str:
@@ -194,7 +193,39 @@ def _other_table(cases: list[CaseResult]) -> Table:
         for ratio in case.ratios:
             if ratio.metric in metrics and (ratio.arm, ratio.to) != (ACCELERATED, BASELINE):
                 metric = metrics[ratio.metric]
-                cells = ratio_cells(ratio, metric.better)
+                cells = _ratio_cells(ratio, metric.better)
                 rows.append([case.case, metric.title, f"{ratio.arm} / {ratio.to}", *cells])
-    headers = ["case", "metric", "arms", "ratio", "interval", ""]
+    headers = ["case", "metric", "arms", "ratio", "95% interval", "verdict"]
     return Table("next to the other arms", headers, rows, names=3)
+
+
+def comparison_document(comparison: Comparison, a: str, b: str) -> Document:
+    """Return what there is to say about two results, named a and b."""
+    by_case: dict[str, list[Change]] = {}
+    for change in comparison.changes:
+        by_case.setdefault(change.case, []).append(change)
+    return Document(
+        title=f"B next to A. A: {a}, B: {b}",
+        notices=[Notice("WARNING", doubt) for doubt in comparison.doubts],
+        sections=[
+            Section(case, "B / A", [_change_table(changes)]) for case, changes in by_case.items()
+        ],
+        footer=[COMPARISON_LEGEND],
+    )
+
+
+def _change_table(changes: Sequence[Change]) -> Table:
+    rows = [
+        [
+            change.arm,
+            change.title,
+            value_text(change.before),
+            value_text(change.after),
+            times_text(change.ratio),
+            interval_text(change),
+            verdict(change, change.better),
+        ]
+        for change in changes
+    ]
+    headers = ["arm", "metric", "A", "B", "ratio", "95% interval", "verdict"]
+    return Table("medians, and B / A", headers, rows, names=2)

@@ -11,8 +11,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sockaccel.bench.result import Better
-from sockaccel.render.bench.document import ratio_of, values_of
-from sockaccel.render.units import times_text, value_text
+from sockaccel.render.bench.document import interval_text
+from sockaccel.render.units import value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def action_files(result: Result) -> dict[str, str]:
 def _entries(case: CaseResult) -> Iterator[tuple[Better, dict[str, Any]]]:
     for metric in case.metrics:
         for arm in case.arms:
-            values = values_of(case, arm, metric)
+            values = case.values(arm, metric.name)
             if values:
                 yield (
                     metric.better,
@@ -49,7 +49,7 @@ def _entries(case: CaseResult) -> Iterator[tuple[Better, dict[str, Any]]]:
                         "extra": f"median of {len(values)} runs",
                     },
                 )
-        ratio = ratio_of(case, metric)
+        ratio = case.gain(metric.name)
         if ratio:
             yield (
                 metric.better,
@@ -57,7 +57,7 @@ def _entries(case: CaseResult) -> Iterator[tuple[Better, dict[str, Any]]]:
                     "name": f"{case.id} accelerated / baseline: {metric.title}",
                     "unit": "x",
                     "value": ratio.median,
-                    "range": f"{times_text(ratio.low)} to {times_text(ratio.high)}",
+                    "range": interval_text(ratio),
                     "extra": f"{ratio.pairs} pairs, 95 % interval",
                 },
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from sockaccel.render.bench.document import ratio_of, scenarios
+from sockaccel.render.bench.document import interval_text, scenarios
 from sockaccel.render.units import times_text
 
 if TYPE_CHECKING:
@@ -49,10 +49,9 @@ def _case(suite: ET.Element, case: CaseResult) -> None:
         return
     lines = []
     for metric in case.metrics:
-        ratio = ratio_of(case, metric)
+        ratio = case.gain(metric.name)
         if ratio:
-            interval = f"{times_text(ratio.low)} to {times_text(ratio.high)}"
-            lines.append(f"{metric.title}: {times_text(ratio.median)} ({interval})")
+            lines.append(f"{metric.title}: {times_text(ratio.median)} ({interval_text(ratio)})")
     ET.SubElement(test, "system-out").text = _clean("\n".join(lines))
 
 
