@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,23 @@ def describe_versions() -> dict[str, str | None]:
     return {
         "sockaccel": __version__,
         "python": platform.python_version(),
-        "nginx": _version("nginx", "-v"),
-        "wrk": _version("wrk", "-v"),
-        "iproute2": _version("ip", "-V"),
+        "nginx": program_version(find_tool("nginx"), "-v"),
+        "wrk": program_version(find_tool("wrk"), "-v"),
+        "iproute2": program_version(find_tool("ip"), "-V"),
     }
+
+
+def describe_commit() -> str | None:
+    """Return the commit of the source tree, "+changes" after it if it had any; None without one."""
+    tree = Path(__file__).resolve().parents[2]
+    git = shutil.which("git")
+    if git is None or not (tree / ".git").exists():
+        return None
+    commit = run([git, "-C", str(tree), "rev-parse", "--short=12", "HEAD"])
+    if commit.returncode != 0:
+        return None
+    changes = run([git, "-C", str(tree), "status", "--porcelain"]).stdout.strip()
+    return commit.stdout.strip() + ("+changes" if changes else "")
 
 
 def _virtualisation() -> str | None:
@@ -59,9 +73,10 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _version(program: str, option: str) -> str | None:
+def program_version(path: str, option: str) -> str | None:
+    """Return the version that a program tells when it is asked, if there is one in what it says."""
     # nginx and wrk tell on stderr, and wrk calls it a usage error.
-    done = run([find_tool(program), option])
+    done = run([path, option])
     found = re.search(r"\d+(?:\.\d+)+", done.stdout + done.stderr)
     return found.group() if found else None
 

@@ -10,21 +10,23 @@ from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
+from sockaccel.bench import files
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.lab import MAX_PORT_NAME
 from sockaccel.bench.workloads import CLIENTS, SERVERS
+from sockaccel.bench.workloads.base import cost_metrics
 from sockaccel.errors import HostError, InputError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    from sockaccel.bench.result import Metric
     from sockaccel.bench.workloads.base import Client, Server, Tool
 
 T = TypeVar("T")
-DIRECTORY = Path(__file__).resolve().parents[2] / "benchmarks" / "scenarios"
 TOPOLOGIES = ("netns", "docker")
 CPUS = ("all", "one", "split")
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
@@ -100,6 +102,7 @@ class Scenario:
     arms: tuple[Arm, ...]
     seconds: float
     warm_up_s: float
+    about: str | None  # the metric that its cases are about; None: the client's first
     servers: tuple[ServerAt, ...]
     client: ClientAt
     cases: tuple[Case, ...] = field(repr=False)
@@ -112,6 +115,15 @@ class Scenario:
         while behind[node]:
             hops, node = hops + 1, behind[node][0]
         return hops
+
+    def metrics(self, case: Case) -> list[Metric]:
+        """Return what is measured: what the client finds, then what it costs."""
+        client = case.client(self.client)
+        metrics = [*client.metrics, *cost_metrics(streams=client.streams)]
+        if self.about is None:
+            return metrics
+        # The rest keeps its order.
+        return sorted(metrics, key=lambda metric: metric.name != self.about)
 
     @property
     def unknown_programs(self) -> tuple[str, ...]:
@@ -134,18 +146,19 @@ class Scenario:
             tool.find()
 
 
-def load_all(directory: Path = DIRECTORY) -> dict[str, Scenario]:
-    """Return every scenario that there is, by name.
+def load_all(directory: Path | None = None) -> dict[str, Scenario]:
+    """Return every scenario that there is, by name; by default those that are shipped.
 
     Raises:
         HostError: the directory is not there.
         InputError: a file cannot be used.
 
     """
+    directory = directory or files.directory() / "scenarios"
     paths = sorted(directory.glob("*.toml"))
     if not paths:
         raise HostError(
-            f"cannot load scenarios from '{directory}': there are none", "run it from a source tree"
+            f"cannot load scenarios from '{directory}': there are none", "install sockaccel again"
         )
     return {path.stem: load(path) for path in paths}
 
@@ -210,6 +223,7 @@ def parse(name: str, data: Mapping[str, Any]) -> Scenario:
         arms=tuple(Arm(each) for each in table.names("arms", list(Arm))),
         seconds=table.take("seconds", float),
         warm_up_s=table.take("warm_up_s", float),
+        about=table.take("about", str, "") or None,
         servers=servers,
         client=client,
         cases=_cases(constants, matrix, quick),
@@ -355,6 +369,8 @@ def _check(scenario: Scenario) -> None:
             _known("parameter", key, known)
         for kind in takers:
             _make(kind, case.parameters)
+        if scenario.about:
+            _known("metric", scenario.about, [each.name for each in scenario.metrics(case)])
 
 
 def _programs(scenario: Scenario) -> list[type[Server] | type[Client]]:

@@ -84,12 +84,17 @@ class Stage:
         try:
             self._build()
         except BaseException:
-            self._close()
+            self.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self.close()
+
+    def close(self) -> None:
+        """Remove everything; again, where a signal kept it from being done."""
+        with hold():
+            self._stack.close()
 
     def _build(self) -> None:
         tag = os.getpid()
@@ -109,10 +114,6 @@ class Stage:
         )
         self._textbook = Textbook(self._cgroup.path)
         self._stack.callback(self._off)
-
-    def _close(self) -> None:
-        with hold():
-            self._stack.close()
 
     def _options(self) -> list[str]:
         options = ["--policy", self._setting.policy]
@@ -322,3 +323,19 @@ def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
     """Enter a context whose end the stack knows first: no signal can come in between."""
     stack.push(context)
     return context.__enter__()
+
+
+def default_policy() -> str:
+    """Return the policy to measure with: the default, unless it leaves nginx on TCP here.
+
+    Raises:
+        HostError: sockaccel cannot be enabled on this host.
+
+    """
+    tag = os.getpid()
+    with ExitStack() as stack:
+        lab = _entered(stack, Lab(f"sockaccel-{tag}", ["probe"]))
+        pin_dir = Path(f"/sys/fs/bpf/sockaccel_bench_{tag}")
+        accelerator = Accelerator(pin_dir, lab.scope, Path(f"/run/sockaccel-none-{tag}.sock"))
+        stack.callback(accelerator.disable)
+        return "safe" if accelerator.counts_unread_bytes() else "all"

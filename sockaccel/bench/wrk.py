@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sockaccel.bench import files
 from sockaccel.bench.process import Child, find_tool, run_load
-from sockaccel.errors import BenchError, HostError, reason
+from sockaccel.errors import BenchError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 SCHEMA = "sockaccel.wrk/1"
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "wrk_report.lua"
+SCRIPT = "wrk_report.lua"
 ERROR_CLASSES = ("connect", "read", "write", "status", "timeout")
 
 
@@ -56,7 +57,7 @@ class WrkLoad:
     connections: int
     threads: int
 
-    def argv(self, program: str = "wrk", script: Path = SCRIPT) -> list[str]:
+    def argv(self, program: str, script: Path) -> list[str]:
         """Return the command."""
         return [
             program,
@@ -99,11 +100,9 @@ def report_command(load: WrkLoad, report_path: Path) -> list[str]:
 
     Whatever runs it (a container) has to see the file's directory; nothing else is used.
     """
-    if not SCRIPT.is_file():
-        raise HostError(f"cannot run wrk: '{SCRIPT.name}' is missing", "run it from a source tree")
     report_path.unlink(missing_ok=True)
-    script = report_path.with_name(SCRIPT.name)
-    shutil.copyfile(SCRIPT, script)
+    script = report_path.with_name(SCRIPT)
+    shutil.copyfile(files.find(SCRIPT), script)
     # By env and not in Child's environment, which ends where a container begins.
     return ["env", f"WRK_REPORT={report_path}", *load.argv(find_tool("wrk"), script)]
 

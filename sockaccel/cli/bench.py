@@ -19,6 +19,7 @@ from sockaccel.cli.bench_output import (
     write,
     write_github,
 )
+from sockaccel.cli.bench_run import list_, run
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.errors import InputError, reason
 from sockaccel.render.bench.document import comparison_document
@@ -35,6 +36,10 @@ GITHUB = "github"
 @click.group("bench", short_help="Before and after: measure, compare, report.")
 def command() -> None:
     """Measure what acceleration does, and make something of the result."""
+
+
+command.add_command(run)
+command.add_command(list_)
 
 
 @command.command("report", short_help="Show a result in another form.")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
+from sockaccel.bench.histogram import percentiles
+from sockaccel.bench.machine import program_version
 from sockaccel.bench.process import find_tool
 from sockaccel.bench.result import Better, Latency, Load, Metric
 
@@ -29,10 +31,15 @@ class Tool:
 
     name: str
     package: str
+    version_option: str = "--version"
 
     def find(self) -> str:
         """Return its path; HostError, whose hint installs it, where it is missing."""
         return find_tool(self.name, self.package)
+
+    def version(self) -> str | None:
+        """Return what it says of its version; HostError as find()."""
+        return program_version(self.find(), self.version_option)
 
 
 class Place(Protocol):
@@ -127,23 +134,29 @@ def latency_metrics(load: Load) -> list[Metric]:
 def latency_values(latency: Latency) -> dict[str, float]:
     """Return the values of latency_metrics()."""
     names = [metric.name for metric in latency_metrics(latency.load)]
-    return {
-        name: percentile(latency.histogram, percent)
-        for name, percent in zip(names, PERCENTILES, strict=True)
-    }
+    shares = [percent / 100 for percent in PERCENTILES]
+    return dict(zip(names, percentiles(latency.histogram, shares), strict=True))
 
 
-def percentile(histogram: Sequence[tuple[float, int]], percent: float) -> float:
-    """Return the smallest value that so many percent of the counts do not exceed.
+def per(*, streams: bool) -> tuple[str, str]:
+    """Return what costs are reckoned by: as a part of names, and for people."""
+    return ("gib", "GiB") if streams else ("million", "million requests")
 
-    Raises:
-        ValueError: the histogram is empty.
 
-    """
-    due = sum(count for _, count in histogram) * percent / 100
-    seen = 0
-    for value, count in histogram:
-        seen += count
-        if seen >= due:
-            return value
-    raise ValueError("a percentile of nothing")
+def cost_metrics(*, streams: bool) -> list[Metric]:
+    """Return the metrics of what a run costs, whoever the client is."""
+    short, unit = per(streams=streams)
+    switches = f"context_switches_per_{short}"
+    metrics = [
+        Metric(f"cpu_s_per_{short}", f"CPU s/{unit}", f"s/{unit}", Better.LOWER),
+        Metric(switches, f"context switches/{unit}", f"1/{unit}", Better.LOWER),
+        Metric("tcp_memory_bytes", "TCP's memory, at most", "bytes", Better.LOWER),
+        Metric("rss_bytes", "processes' memory, at most", "bytes", Better.LOWER),
+    ]
+    if streams:
+        return metrics
+    unit = "bytes/request"
+    return [
+        *metrics,
+        Metric("interface_bytes_per_request", f"interface {unit}", unit, Better.LOWER),
+    ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PORT = 80
 _PROBE_TIMEOUT_S = 5.0
-_NGINX = Tool("nginx", "nginx-light")
+_NGINX = Tool("nginx", "nginx-light", "-v")
 
 
 @dataclass
@@ -76,7 +76,7 @@ class LoadBalancer:
 class Wrk:
     """wrk: a closed loop, so that its latencies are those of saturation."""
 
-    tools: ClassVar[tuple[Tool, ...]] = (Tool("wrk", "wrk"),)
+    tools: ClassVar[tuple[Tool, ...]] = (Tool("wrk", "wrk", "-v"),)
     unix: ClassVar[bool] = False
     unknown: ClassVar[tuple[str, ...]] = ()
     streams: ClassVar[bool] = False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sockaccel.bench import files
 from sockaccel.bench.process import last_line, run
 from sockaccel.bench.result import Better, Latency, Load, Metric
 from sockaccel.bench.workloads.base import (
@@ -21,8 +21,9 @@ from sockaccel.errors import BenchError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[3] / "benchmarks" / "sockets.c"
+SOURCE = "sockets.c"
 PROGRAM = "sockets"
 PORT = 7007
 MODES = ("echo", "stream", "connect")
@@ -156,19 +157,14 @@ def compile_sockets(directory: Path) -> Path:
         HostError: there is no compiler, or it refused.
 
     """
-    if not SOURCE.is_file():
-        raise HostError(
-            f"cannot compile '{SOURCE.name}': it is missing", "run it from a source tree"
-        )
     program = directory / PROGRAM
-    done = run(
-        [COMPILER.find(), "-O2", "-pthread", "-o", str(program), str(SOURCE)], timeout_s=60.0
-    )
+    argv = [COMPILER.find(), "-O2", "-pthread", "-o", str(program), str(files.find(SOURCE))]
+    done = run(argv, timeout_s=60.0)
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         cause = errors[0].strip() if errors else last_line(done.stderr, done.returncode)
         raise HostError(
-            f"cannot compile '{SOURCE.name}': {cause}", f"apt-get install {COMPILER_PACKAGES}"
+            f"cannot compile '{SOURCE}': {cause}", f"apt-get install {COMPILER_PACKAGES}"
         )
     return program
 
