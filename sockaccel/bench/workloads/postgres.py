@@ -33,7 +33,6 @@ USER = "postgres"  # who owns the database: Debian's package makes it, and root 
 _VERSIONS = Path("/usr/lib/postgresql")
 # Of one transaction: the query's text and its frame, and the four messages of the answer.
 _TRANSACTION_BYTES = len("SELECT abalance FROM pgbench_accounts WHERE aid = 1;") + 6 + 66
-_LOCAL = ("-U", USER, "-p", str(PORT))
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,8 @@ def read_logs(directory: Path) -> list[tuple[float, int]]:
 
 
 def _pgbench() -> list[str]:
-    return [PgBench.tools[0].find(), *_LOCAL]
+    # The database is that of the superuser, whom initdb calls as his user.
+    return [PgBench.tools[0].find(), USER, "-U", USER, "-p", str(PORT)]
 
 
 def _as_user() -> list[str]:
