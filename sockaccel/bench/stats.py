@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, combinations_with_replacement
 from statistics import median
 from typing import TYPE_CHECKING
@@ -117,7 +118,8 @@ def _middle(ordered: Sequence[float], counts: Sequence[int]) -> Interval:
     return Interval(ordered[left_out - 1], ordered[-left_out], LEVEL)
 
 
-def _signed_rank_counts(pairs: int) -> list[int]:
+@cache
+def _signed_rank_counts(pairs: int) -> Sequence[int]:
     """Return how many of the 2^n choices of signs give each sum of positive ranks."""
     counts = [1]
     for rank in range(1, pairs + 1):
@@ -125,7 +127,8 @@ def _signed_rank_counts(pairs: int) -> list[int]:
     return counts
 
 
-def _rank_sum_counts(first: int, second: int) -> list[int]:
+@cache
+def _rank_sum_counts(first: int, second: int) -> Sequence[int]:
     """Return how many of the orders of two series give each Mann-Whitney count.
 
     These are the coefficients of the Gaussian binomial: the product of

@@ -10,7 +10,9 @@ import click
 
 from sockaccel.bench.codec import encode
 from sockaccel.bench.compare import compare
+from sockaccel.bench.power import MIN_RUNS, power_of_case
 from sockaccel.bench.result import loads
+from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.cli.bench_output import (
     FORMS,
     check_writable,
@@ -25,10 +27,13 @@ from sockaccel.errors import InputError, reason
 from sockaccel.render.bench.document import comparison_document
 from sockaccel.render.bench.text import text
 from sockaccel.render.json import print_json
+from sockaccel.render.table import render_table
+from sockaccel.render.units import percent_text
 
 if TYPE_CHECKING:
     from sockaccel.bench.gate import Gate
-    from sockaccel.bench.result import Result
+    from sockaccel.bench.power import CasePower
+    from sockaccel.bench.result import CaseResult, Result
 
 GITHUB = "github"
 
@@ -106,6 +111,62 @@ def compare_files(settings: Settings, a: Path, b: Path) -> None:
         print_json("sockaccel.bench-compare/1", **encode(comparison))
     else:
         click.echo(text(comparison_document(comparison, str(a), str(b))))
+
+
+@command.command("power", short_help="What so many runs on this machine can tell.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=MIN_PAIRS),
+    help="Of runs in a comparison.  [default: as many as there are baseline runs]",
+)
+@click.option(
+    "--slow-down",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="What is to be found.",
+)
+@output_option
+@click.pass_obj
+def show_power(settings: Settings, file: Path, pairs: int | None, slow_down: float) -> int:
+    """Show what can be told at the noise of the baseline runs in FILE, 20 or more of each case.
+
+    Compares these runs with themselves 200 times, as they are and with a slow-down put
+    in. Exit 1: a difference is called where there is none in more than 8 %, or the
+    slow-down is found in less than 80 %, in one of the cases.
+    """
+    found = [_power(case, file, pairs, slow_down / 100) for case in read(file).cases]
+    if settings.json:
+        print_json("sockaccel.bench-power/1", cases=encode(found))
+    else:
+        headers = ("case", "metric", "runs", "spread", "pairs", "false alarms", "found", "needed")
+        rows = [
+            (
+                each.case,
+                each.metric.title,
+                str(each.runs),
+                percent_text(each.spread),
+                str(each.power.pairs),
+                percent_text(each.power.false_alarms),
+                percent_text(each.power.found),
+                f"{each.needed} pairs" if each.needed else "more",
+            )
+            for each in found
+        ]
+        click.echo(render_table(headers, rows, range(2, 8)))
+    return 0 if all(each.power.enough for each in found) else 1
+
+
+def _power(case: CaseResult, file: Path, pairs: int | None, slow_down: float) -> CasePower:
+    try:
+        return power_of_case(case, pairs, slow_down)
+    except ValueError as error:
+        raise InputError(
+            f"cannot use '{case.id}' in '{file}': {error}",
+            f"sockaccel bench run {case.scenario} --arm baseline --pairs {MIN_RUNS} --save FILE",
+        ) from error
 
 
 def read(path: Path) -> Result:

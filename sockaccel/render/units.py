@@ -41,6 +41,14 @@ def value_text(value: float) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def short_text(value: float) -> str:
+    """Return a round figure in few characters: 40k, 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
 def percent_text(share: float) -> str:
     """Return a share as a percentage, rounded down: "at least" must hold."""
     return f"{int(share * 1000) / 10}%"

@@ -43,10 +43,10 @@ MACHINE = {
 }
 
 
-def run(arm: str, number: int, position: int, rate: float, rng: random.Random) -> Run:
+def run(arm: str, number: int, position: int, rate: float, rng: random.Random, values: int) -> Run:
     """Return a run of an arm that answers so many requests a second."""
     counts: dict[float, int] = {}
-    for _ in range(2000):
+    for _ in range(values):
         value = float(round(rng.lognormvariate(math.log(1e8 / rate), 0.4)))
         counts[value] = counts.get(value, 0) + 1
     histogram = sorted(counts.items())
@@ -75,12 +75,13 @@ def case(
     pairs: int = 6,
     spread: float = 0.02,
     seed: int = 1,
+    values: int = 200,
     **parameters: Any,
 ) -> CaseResult:
     """Return a case, concluded: rates by arm, their spread, and the case's parameters."""
     rng = random.Random(f"{scenario}/{name}/{seed}")
     runs = [
-        run(arm, number, position, round(rate * rng.lognormvariate(0, spread), 3), rng)
+        run(arm, number, position, round(rate * rng.lognormvariate(0, spread), 3), rng, values)
         for number in range(pairs + 1)
         for position, (arm, rate) in enumerate(rates.items(), 1)
     ]

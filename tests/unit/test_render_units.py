@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sockaccel.render.units import bytes_text, percent_text, times_text, value_text
+from sockaccel.render.units import bytes_text, percent_text, short_text, times_text, value_text
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,14 @@ def test_small_ratios_keep_their_digits(ratio: float, shown: str) -> None:
 )
 def test_values_have_three_digits_or_all_before_the_point(value: float, shown: str) -> None:
     assert value_text(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.5, "0.5"), (999, "999"), (1000, "1k"), (2.5e6, "2.5M"), (1e10, "10G")],
+)
+def test_short_figures(value: float, shown: str) -> None:
+    assert short_text(value) == shown
 
 
 @pytest.mark.parametrize(

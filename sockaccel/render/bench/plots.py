@@ -10,7 +10,7 @@ from sockaccel.bench.histogram import merge, percentiles
 from sockaccel.bench.result import BASELINE, MESSAGE_BYTES
 from sockaccel.render.bench.document import Table, interval_text
 from sockaccel.render.bench.svg import Axis, Series, chart, linear_axis, log_axis
-from sockaccel.render.units import bytes_text, times_text, value_text
+from sockaccel.render.units import bytes_text, short_text, times_text, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sockaccel.bench.result import CaseResult, Load, Ratio
 
 SHARES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999)
+TICKS = (0.5, 0.9, 0.99, 0.999, 0.9999)
 # Beyond a percentile so many values must lie, or it is chance.
 MIN_BEYOND = 10
 CURVE_STEPS = 20  # per power of ten of what lies beyond
@@ -86,7 +87,7 @@ def _runs(case: CaseResult, name: str) -> Figure:
     ]
     return Figure(
         caption,
-        chart(name, caption, x, linear_axis(metric.title, 0, highest, value_text), series),
+        chart(name, caption, x, linear_axis(metric.title, 0, highest, short_text), series),
         Table(
             caption,
             ["round", *case.arms],
@@ -118,12 +119,7 @@ def _latency(case: CaseResult, name: str) -> Figure | None:
         "percentile",
         0,
         max(furthest, 1),
-        [(0, "0")]
-        + [
-            (_nines(share), _percent(share))
-            for share in SHARES
-            if _nines(share) <= furthest and share not in (0.75, 0.95)
-        ],
+        [(_nines(each), _percent(each)) for each in TICKS if _nines(each) <= furthest],
     )
     series = [
         Series(
@@ -136,13 +132,14 @@ def _latency(case: CaseResult, name: str) -> Figure | None:
     ]
     return Figure(
         caption,
-        chart(name, caption, x, log_axis("latency, us", seen or [1.0], value_text), series),
+        chart(name, caption, x, log_axis("latency, us", seen or [1.0], short_text), series),
         Table(
             caption,
             ["percentile", *merged],
             [
                 [_percent(share), *(_cell(marked[arm].get(share)) for arm in merged)]
                 for share in SHARES
+                if any(share in of_arm for of_arm in marked.values())
             ],
             names=1,
         ),
@@ -170,7 +167,7 @@ def _shares(histogram: Histogram) -> list[float]:
 
 def _curve(histogram: Histogram) -> list[tuple[float, float]]:
     last = _nines(_shares(histogram)[-1])
-    places = [step / CURVE_STEPS for step in range(int(last * CURVE_STEPS))] + [last]
+    places = [step / CURVE_STEPS for step in range(1, int(last * CURVE_STEPS))] + [last]
     return list(zip(places, percentiles(histogram, [1 - 10**-at for at in places]), strict=True))
 
 
@@ -196,7 +193,7 @@ def _by_size(cases: Sequence[CaseResult], name: str, which: str) -> Figure:
         for arm in ordered[0].arms
         if arm != BASELINE
     }
-    sizes = [bytes_text(case.parameters[MESSAGE_BYTES]) for case in ordered]
+    sizes = [bytes_text(case.parameters[MESSAGE_BYTES]).replace(".0 ", " ") for case in ordered]
     caption = f"{metric.title} next to baseline, by message size{which and ', '}{which}"
     ends = [
         end

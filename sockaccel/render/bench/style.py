@@ -53,7 +53,8 @@ figure { margin: 0; padding: 0.75rem; background: var(--panel); border-radius: 6
 figcaption { font-size: 0.9rem; font-weight: 600; }
 details { font-size: 0.9rem; }
 summary { cursor: pointer; color: var(--soft); }
-svg { display: block; width: 100%; height: auto; font-size: 12px; }
+svg { display: block; width: 100%; height: auto; overflow: visible; font-size: 12px; }
+@media (max-width: 36rem) { svg { font-size: 15px; } }
 svg text { fill: var(--text); }
 .end { text-anchor: end; }
 .middle { text-anchor: middle; }
