@@ -13,6 +13,7 @@ from enum import StrEnum
 from statistics import median
 from typing import TYPE_CHECKING
 
+from sockaccel.bench import arms
 from sockaccel.bench.stats import RatioSummary, summarise_ratios
 
 if TYPE_CHECKING:
@@ -82,11 +83,7 @@ class Path:
 
 def balanced_order(pairs: int, rng: random.Random) -> list[tuple[Arm, Arm]]:
     """Return who comes first in each pair: at random, each arm equally often."""
-    half = [(Arm.BASELINE, Arm.ACCELERATED), (Arm.ACCELERATED, Arm.BASELINE)]
-    rng.shuffle(half)
-    order = [half[index % 2] for index in range(pairs)]
-    rng.shuffle(order)
-    return order
+    return [(first, second) for first, second in arms.balanced_order(list(Arm), pairs, rng)]
 
 
 def problems_of_run(sample: Sample, path: Path) -> list[str]:

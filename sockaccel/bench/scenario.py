@@ -337,28 +337,11 @@ def _case_word(key: str, value: object) -> str:
 
 def _check(scenario: Scenario) -> None:
     """Refuse what fits together nowhere."""
-    for node in scenario.nodes:
-        _of_kind("a node", str, node)
-        if not node or len(node) > MAX_PORT_NAME or node == "bridge":
-            raise ValueError(f"nodes has '{node}', which cannot be the name of a bridge port")
-    if len(set(scenario.nodes)) != len(scenario.nodes):
-        raise ValueError("nodes names something twice")
     if scenario.seconds <= 0 or scenario.warm_up_s <= 0:
         raise ValueError("seconds and warm_up_s are not above 0")
     if Arm.BASELINE not in scenario.arms or len(scenario.arms) < 2:
         raise ValueError("arms has to have 'baseline' and another one")
-    started: list[str] = []
-    for server in scenario.servers:
-        _known("node", server.node, scenario.nodes)
-        _known("server", server.program, SERVERS)
-        for behind in server.behind:
-            _known("server before it on node", behind, started)
-        started.append(server.node)
-    if len(set(started)) != len(started):
-        raise ValueError("servers has two on one node")
-    _known("node", scenario.client.node, scenario.nodes)
-    _known("client", scenario.client.program, CLIENTS)
-    _known("server on node", scenario.client.server, started)
+    _check_nodes(scenario)
     programs = _programs(scenario)
     if Arm.UNIX in scenario.arms and not all(program.unix for program in programs):
         raise ValueError("arms has 'unix', but not all programs can do that")
@@ -371,6 +354,26 @@ def _check(scenario: Scenario) -> None:
             _make(kind, case.parameters)
         if scenario.about:
             _known("metric", scenario.about, [each.name for each in scenario.metrics(case)])
+
+
+def _check_nodes(scenario: Scenario) -> None:
+    for node in scenario.nodes:
+        _of_kind("a node", str, node)
+        if not 0 < len(node) <= MAX_PORT_NAME or node == "bridge":
+            raise ValueError(f"nodes has '{node}', which cannot be the name of a bridge port")
+    started: list[str] = []
+    for server in scenario.servers:
+        _known("node", server.node, scenario.nodes)
+        _known("server", server.program, SERVERS)
+        for behind in server.behind:
+            _known("server before it on node", behind, started)
+        started.append(server.node)
+    _known("node", scenario.client.node, scenario.nodes)
+    _known("client", scenario.client.program, CLIENTS)
+    _known("server on node", scenario.client.server, started)
+    for names in (list(scenario.nodes), [*started, scenario.client.node]):
+        if len(set(names)) != len(names):
+            raise ValueError("a node is named twice, or runs two programs")
 
 
 def _programs(scenario: Scenario) -> list[type[Server] | type[Client]]:
