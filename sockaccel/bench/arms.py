@@ -37,9 +37,9 @@ _LABELS = {
 def balanced_order(arms: Sequence[T], rounds: int, rng: random.Random) -> list[tuple[T, ...]]:
     """Return the order of the arms in each round, at random.
 
-    In every block of rounds (as many as there are arms, twice as many where their
-    number is odd) each arm comes equally often in each place and equally often right
-    after each other arm, so that what a run leaves behind falls on all alike.
+    Each arm comes equally often in each place and equally often right after each other
+    arm, so that what a run leaves behind falls on all alike; exactly so where the number
+    of rounds is a multiple of the number of arms, of twice that if it is odd.
     """
     order: list[tuple[T, ...]] = []
     while len(order) < rounds:
@@ -47,8 +47,9 @@ def balanced_order(arms: Sequence[T], rounds: int, rng: random.Random) -> list[t
         rng.shuffle(named)
         block = [tuple(named[place] for place in row) for row in _williams(len(named))]
         rng.shuffle(block)
-        order += block
-    return order[:rounds]
+        order += block[: rounds - len(order)]
+    rng.shuffle(order)
+    return order
 
 
 def _williams(count: int) -> list[list[int]]:

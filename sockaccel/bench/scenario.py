@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TOPOLOGIES = ("netns", "docker")
 CPUS = ("all", "one", "split")
-_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+_KINDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a table",
+}
 
 
 @dataclass(frozen=True)
@@ -273,7 +280,7 @@ class _Table:
 
     def tables(self, key: str) -> list[_Table]:
         return [
-            _Table(f"{self._path(key)}[{index}]", _of_kind(self._path(key), dict, each))
+            _Table(name := f"{self._path(key)}[{index}]", _of_kind(name, dict, each))
             for index, each in enumerate(self.take(key, list))
         ]
 
@@ -295,7 +302,7 @@ def _of_kind(what: str, kind: type[T], value: object) -> T:
         return cast("T", float(value))
     # By type(), for True is an int to isinstance().
     if type(value) is not kind:
-        raise ValueError(f"{what} is not {_KINDS.get(kind, f'a {kind.__name__}')} but {value!r}")
+        raise ValueError(f"{what} is not {_KINDS[kind]} but {value!r}")
     return value
 
 
