@@ -115,7 +115,7 @@ def run_plan(
         commit=describe_commit(),
         command=sys.argv,
         machine=describe_machine(),
-        versions=_versions(plan.scenarios),
+        versions=_versions(scenario for scenario, _ in plan.cases()),
         parameters={
             "seed": seed,
             "pairs": plan.rounds,

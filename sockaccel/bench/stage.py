@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from sockaccel.bench.lab import Topology
     from sockaccel.bench.scenario import Case, Scenario, ServerAt
-    from sockaccel.bench.workloads.base import Client, Server
+    from sockaccel.bench.workloads.base import Client, Outcome, Server
 
 T = TypeVar("T")
 IMAGE = "bench"
@@ -171,7 +172,7 @@ class Stage:
         if self._docker:
             # What runs there is no child of this process.
             return Played(evidence, commands, cost.memory, None, None)
-        cpu = cost.cpu(None if cast.client.streams else outcome.requests)
+        cpu = cost.cpu(outcome, streams=cast.client.streams)
         return Played(evidence, commands, cost.memory, cpu, cost.context_switches)
 
     def born_there(self, case: Case, node: str) -> AbstractContextManager[None]:
@@ -268,12 +269,14 @@ class _Cost:
 
     def begin(self) -> None:
         self._before = of_running(self._servers)
+        self._start = time.monotonic()
         self._machine = of_machine()
         self._ended = of_ended_children()
 
     def client_ended(self, watch: Watch) -> None:
         self._used = of_ended_children() - self._ended
         self._machine = of_machine() - self._machine
+        self._window_s = time.monotonic() - self._start
         self.memory = Memory(
             peak_rss_bytes=peak_rss_bytes(self._servers) + watch.client_peak_rss_bytes,
             tcp_bytes=max(watch.tcp_peak_bytes, tcp_memory_bytes()),
@@ -284,14 +287,18 @@ class _Cost:
         end_servers()
         self._used += of_ended_children() - ended - self._before
 
-    def cpu(self, requests: int | None) -> Cpu:
+    def cpu(self, outcome: Outcome, *, streams: bool) -> Cpu:
         used = self._used.cpu_s
+        # The machine was looked at a little longer than the client says that it took.
+        part = min(1.0, outcome.seconds / self._window_s)
+        busy = self._machine.busy_s * part
+        per_request = used / outcome.requests if outcome.requests else 0.0
         return Cpu(
             seconds_total=used,
-            machine_busy_seconds=self._machine.busy_s,
-            steal_seconds=self._machine.steal_s,
-            other_seconds=max(0.0, self._machine.busy_s - used),
-            per_million_requests=used / requests * 1e6 if requests else None,
+            machine_busy_seconds=busy,
+            steal_seconds=self._machine.steal_s * part,
+            other_seconds=max(0.0, busy - used),
+            per_million_requests=None if streams else per_request * 1e6,
         )
 
     @property
