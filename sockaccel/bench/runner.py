@@ -18,10 +18,10 @@ from sockaccel.bench.machine import describe_commit, describe_machine
 from sockaccel.bench.proof import problems_of_round, problems_of_run
 from sockaccel.bench.result import CaseResult, LeftOut, Metric, Result, Run
 from sockaccel.bench.signals import Interrupted
-from sockaccel.bench.stage import Cast, Setting, Stage
+from sockaccel.bench.stage import Cast, Setting, Stage, check_permitted
 from sockaccel.bench.summary import conclude
 from sockaccel.bench.workloads.base import per
-from sockaccel.errors import BenchError, NotPermittedError
+from sockaccel.errors import BenchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -103,10 +103,7 @@ def run_plan(
         HostError: this host cannot do it.
 
     """
-    if os.geteuid() != 0:
-        raise NotPermittedError(
-            "cannot make network namespaces: not root", "sudo sockaccel bench run"
-        )
+    check_permitted()
     seed = int.from_bytes(os.urandom(4), "big")
     result = Result(
         id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{seed:08x}",

@@ -33,6 +33,7 @@ from sockaccel.bench.usage import (
     tcp_memory_bytes,
 )
 from sockaccel.datapath import state
+from sockaccel.errors import NotPermittedError
 from sockaccel.scope.netns import in_netns, netns_cookie
 
 if TYPE_CHECKING:
@@ -332,13 +333,23 @@ def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
     return context.__enter__()
 
 
+def check_permitted() -> None:
+    """Raise NotPermittedError unless this is root."""
+    if os.geteuid() != 0:
+        raise NotPermittedError(
+            "cannot make network namespaces: not root", "sudo sockaccel bench run"
+        )
+
+
 def default_policy() -> str:
     """Return the policy to measure with: the default, unless it leaves nginx on TCP here.
 
     Raises:
+        NotPermittedError: not root.
         HostError: sockaccel cannot be enabled on this host.
 
     """
+    check_permitted()
     tag = os.getpid()
     with ExitStack() as stack:
         lab = _entered(stack, Lab(f"sockaccel-{tag}", ["probe"]))
