@@ -46,8 +46,8 @@ def _noise(case: CaseResult) -> Iterator[Advice]:
         yield Advice(
             kind="noisy-host",
             value=spread,
-            finding=f"{len(values)} baseline runs of {metric.title} spread by {spread:.1%}"
-            " (standard deviation)",
+            finding=f"The standard deviation of {len(values)} baseline runs of {metric.label}"
+            f" is {spread:.1%}",
             cause="Other work on this machine or its host, or runs that are too short",
             next_step="Measure again on a quieter machine, or with a longer --seconds",
         )
