@@ -100,7 +100,7 @@ def _of_machine(result: Result) -> Iterator[Advice]:
             value=0.0,
             finding="of the processor time went to processes that were not measured",
             cause="Something else runs on this machine",
-            next_step="Stop what `top` shows beside the benchmark, then measure again",
+            next_step="Stop what top shows beside the benchmark, then measure again",
         ),
     )
     yield from _frequency(result)

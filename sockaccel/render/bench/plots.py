@@ -205,7 +205,7 @@ def _by_size(cases: Sequence[CaseResult], name: str, which: str) -> Figure:
         for end in (each.low, each.high)
     ]
     x = Axis("message size", -0.5, len(sizes) - 0.5, list(enumerate(sizes)))
-    y = linear_axis("ratio", min(1.0, *ends), max(1.0, *ends), times_text)
+    y = linear_axis("ratio", min(1.0, *ends), max(1.0, *ends), "{:g}x".format)
     series = [
         _ratio_series(
             arm, ordered[0].arms.index(arm), of_arm, (place - (len(ratios) - 1) / 2) * ARM_GAP
