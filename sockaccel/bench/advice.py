@@ -46,8 +46,8 @@ def _noise(case: CaseResult) -> Iterator[Advice]:
         yield Advice(
             kind="noisy-host",
             value=spread,
-            finding=f"{len(values)} baseline runs of {metric.title} spread by {spread:.1%}"
-            " (standard deviation)",
+            finding=f"The standard deviation of {len(values)} baseline runs of {metric.label}"
+            f" is {spread:.1%}",
             cause="Other work on this machine or its host, or runs that are too short",
             next_step="Measure again on a quieter machine, or with a longer --seconds",
         )
@@ -100,7 +100,7 @@ def _of_machine(result: Result) -> Iterator[Advice]:
             value=0.0,
             finding="of the processor time went to processes that were not measured",
             cause="Something else runs on this machine",
-            next_step="Stop what `top` shows beside the benchmark, then measure again",
+            next_step="Stop what top shows beside the benchmark, then measure again",
         ),
     )
     yield from _frequency(result)

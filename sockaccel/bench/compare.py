@@ -34,7 +34,8 @@ class Change:
     case: str  # "scenario/case"
     arm: str
     metric: str
-    title: str
+    label: str  # of the metric, for people
+    unit: str
     better: Better
     before: float  # median of A's runs
     after: float  # of B's
@@ -99,7 +100,8 @@ def _change(
         case=case,
         arm=arm,
         metric=metric.name,
-        title=metric.title,
+        label=metric.label,
+        unit=metric.unit,
         better=metric.better,
         before=median(before),
         after=median(after),

@@ -48,9 +48,15 @@ class Metric:
     """Something measured in every run. The first metric of a case is what it is about."""
 
     name: str  # as in gates: "req_s", "latency_p99_us"
-    title: str  # for people: "requests/s"
+    title: str  # for people, with the unit if that is a rate: "requests/s", "latency p99"
     unit: str  # "1/s", "us", "bytes", "bytes/request", "s/million requests", ...
     better: Better
+
+    @property
+    def label(self) -> str:
+        """What stands beside a figure: the title, and the unit where neither shows it."""
+        shown = "/" in self.unit or self.unit == "bytes"
+        return self.title if shown else f"{self.title}, {self.unit}"
 
 
 @dataclass(frozen=True)

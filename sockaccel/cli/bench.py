@@ -145,7 +145,7 @@ def show_power(settings: Settings, file: Path, pairs: int | None, slow_down: flo
         rows = [
             (
                 each.case,
-                each.metric.title,
+                each.metric.label,
                 str(each.runs),
                 percent_text(each.spread),
                 str(each.power.pairs),
@@ -165,7 +165,7 @@ def _power(case: CaseResult, file: Path, pairs: int | None, slow_down: float) ->
     except ValueError as error:
         raise InputError(
             f"cannot use '{case.id}' in '{file}': {error}",
-            f"sockaccel bench run {case.scenario} --arm baseline --pairs {MIN_RUNS} --save FILE",
+            f"sockaccel bench run {case.scenario} --arm accelerated --pairs {MIN_RUNS} --save FILE",
         ) from error
 
 

@@ -41,6 +41,11 @@ def value_text(value: float) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def figure_text(value: float, unit: str) -> str:
+    """Return a figure of a benchmark in its unit; bytes as a size, with its own unit."""
+    return bytes_text(round(value)) if unit in ("bytes", "bytes/s") else value_text(value)
+
+
 def short_text(value: float) -> str:
     """Return a round figure in few characters: 40k, 1.5M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

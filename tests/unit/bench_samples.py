@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 REQUESTS = Metric("req_s", "requests/s", "1/s", Better.HIGHER)
-P99 = Metric("latency_p99_us", "latency p99 at saturation, us", "us", Better.LOWER)
+P99 = Metric("latency_p99_us", "latency p99 at saturation", "us", Better.LOWER)
 MACHINE = {
     "cpu": "Some CPU",
     "cores": 2,

@@ -199,6 +199,19 @@ def test_a_result_is_valid_if_it_came_to_its_end_and_every_case_is() -> None:
     assert not samples.result().valid
 
 
+@pytest.mark.parametrize(
+    ("title", "unit", "label"),
+    [
+        ("requests/s", "1/s", "requests/s"),
+        ("latency p99", "us", "latency p99, us"),
+        ("memory", "bytes", "memory"),
+        ("CPU s/million requests", "s/million requests", "CPU s/million requests"),
+    ],
+)
+def test_a_label_shows_the_unit_where_nothing_else_does(title: str, unit: str, label: str) -> None:
+    assert model.Metric("x", title, unit, model.Better.LOWER).label == label
+
+
 def test_warm_ups_are_kept_and_not_counted() -> None:
     case = samples.load_balancer()
     assert len(case.runs) == 14

@@ -284,7 +284,7 @@ def test_power_says_what_the_noise_allows(bench: Callable[..., Done], tmp_path: 
 def test_power_needs_twenty_runs(bench: Callable[..., Done], good: Path) -> None:
     error, hint = refused(bench("power", good))
     assert error.endswith(": 6 baseline runs, at least 20 are needed")
-    assert hint == ("Hint: sockaccel bench run nginx-lb --arm baseline --pairs 20 --save FILE")
+    assert hint == ("Hint: sockaccel bench run nginx-lb --arm accelerated --pairs 20 --save FILE")
 
 
 def test_what_report_prints_is_as_the_schema_says(bench: Callable[..., Done], good: Path) -> None:

@@ -148,8 +148,22 @@ def test_junit_is_xml_whatever_a_problem_says() -> None:
 
 def test_a_metric_that_a_run_lacks_is_a_dash() -> None:
     case = samples.load_balancer()
-    other = Metric("cpu_s", "CPU, s", "s", Better.LOWER)
+    other = Metric("cpu_s", "CPU", "s", Better.LOWER)
     made = samples.result(replace(case, metrics=[*case.metrics, other]))
     rows = document(made).sections[0].tables[0].rows
     assert rows[2] == ["keepalive-on", "CPU, s", "-", "-", "-", "-", ""]
     assert "CPU, s" not in "".join(action_files(made).values())
+
+
+def test_warnings_of_one_kind_are_one_and_tell_the_worst() -> None:
+    noisy = [
+        samples.case("a", name, {"baseline": 100.0, "accelerated": 170.0}, spread=spread)
+        for name, spread in [("calm", 0.01), ("noisy", 0.07), ("wild", 0.2), ("loud", 0.1)]
+    ]
+    (warning,) = [
+        each
+        for each in document(with_advice(samples.result(*noisy))).notices
+        if "standard deviation" in each.text
+    ]
+    assert warning.text.startswith("a/wild: The standard deviation of 6 baseline runs")
+    assert ", and 2 more like it. " in warning.text

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from sockaccel.render.units import bytes_text, percent_text, short_text, times_text, value_text
+from sockaccel.render.units import (
+    bytes_text,
+    figure_text,
+    percent_text,
+    short_text,
+    times_text,
+    value_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +81,21 @@ def test_values_have_three_digits_or_all_before_the_point(value: float, shown: s
 )
 def test_short_figures(value: float, shown: str) -> None:
     assert short_text(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (1536.2, "bytes", "1.5 KiB"),
+        (2**31, "bytes/s", "2.0 GiB"),
+        (1536.2, "us", "1,536"),
+        (1536.2, "bytes/request", "1,536"),
+    ],
+)
+def test_bytes_are_shown_as_sizes_and_other_units_as_figures(
+    value: float, unit: str, shown: str
+) -> None:
+    assert figure_text(value, unit) == shown
 
 
 @pytest.mark.parametrize(

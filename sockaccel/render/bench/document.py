@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sockaccel.bench.result import ACCELERATED, BASELINE, Better
-from sockaccel.render.units import percent_text, times_text, value_text
+from sockaccel.render.units import figure_text, percent_text, times_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,7 +75,7 @@ def document(result: Result) -> Document:
     """Return what there is to say about a result: failures first."""
     return Document(
         title=_title(result),
-        notices=[*_failures(result), *map(_notice, _all_warnings(result))],
+        notices=[*_failures(result), *_warnings(result)],
         sections=[_section(name, cases) for name, cases in scenarios(result).items()],
         footer=[*_facts(result), LEGEND],
     )
@@ -99,19 +99,31 @@ def _failures(result: Result) -> list[Notice]:
     return notices
 
 
-def _all_warnings(result: Result) -> list[tuple[str, Advice]]:
-    of_cases = [(f"{case.id}: ", each) for case in result.cases for each in case.warnings]
-    return [*(("", each) for each in result.warnings), *of_cases]
+def _warnings(result: Result) -> list[Notice]:
+    """Return the warnings, those of one kind as one: of the case where it is worst."""
+    by_kind: dict[str, list[tuple[str, Advice]]] = {}
+    for where, advice in [
+        *(("", each) for each in result.warnings),
+        *((f"{case.id}: ", each) for case in result.cases for each in case.warnings),
+    ]:
+        by_kind.setdefault(advice.kind, []).append((where, advice))
+    return [_warning(alike) for alike in by_kind.values()]
 
 
-def _notice(warning: tuple[str, Advice]) -> Notice:
-    where, advice = warning
-    return Notice("WARNING", f"{where}{advice.finding}. {advice.cause}. {advice.next_step}.")
+def _warning(alike: list[tuple[str, Advice]]) -> Notice:
+    where, worst = max(alike, key=lambda each: each[1].value)
+    more = len(alike) - 1
+    others = f", and {more} more like it" if more else ""
+    return Notice("WARNING", f"{where}{worst.finding}{others}. {worst.cause}. {worst.next_step}.")
 
 
 def _facts(result: Result) -> list[str]:
     versions = ", ".join(f"{name} {text}" for name, text in result.versions.items() if text)
-    given = ", ".join(f"{name} {value}" for name, value in result.parameters.items())
+    given = ", ".join(
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in result.parameters.items()
+        if value is not None
+    )
     return [
         f"Measured {result.started}, {given or 'no parameters'}.",
         f"Versions: {versions or 'unknown'}; commit {result.commit or 'unknown'}.",
@@ -141,7 +153,7 @@ def _rows(case: CaseResult, arms: list[str]) -> Iterable[Sequence[str]]:
     for metric in case.metrics:
         values = [_median(case, arm, metric) for arm in arms]
         ratio = case.gain(metric.name)
-        yield [case.case, metric.title, *values, *_ratio_cells(ratio, metric.better)]
+        yield [case.case, metric.label, *values, *_ratio_cells(ratio, metric.better)]
     yield [
         case.case,
         "bytes redirected, at least",
@@ -173,7 +185,7 @@ def verdict(ratio: Ratio | Change, better: Better) -> str:
 
 def _median(case: CaseResult, arm: str, metric: Metric) -> str:
     values = case.values(arm, metric.name)
-    return value_text(median(values)) if values else NONE
+    return figure_text(median(values), metric.unit) if values else NONE
 
 
 def _share(case: CaseResult, arm: str) -> str:
@@ -194,7 +206,7 @@ def _other_table(cases: list[CaseResult]) -> Table:
             if ratio.metric in metrics and (ratio.arm, ratio.to) != (ACCELERATED, BASELINE):
                 metric = metrics[ratio.metric]
                 cells = _ratio_cells(ratio, metric.better)
-                rows.append([case.case, metric.title, f"{ratio.arm} / {ratio.to}", *cells])
+                rows.append([case.case, metric.label, f"{ratio.arm} / {ratio.to}", *cells])
     headers = ["case", "metric", "arms", "ratio", "95% interval", "verdict"]
     return Table("next to the other arms", headers, rows, names=3)
 
@@ -218,9 +230,9 @@ def _change_table(changes: Sequence[Change]) -> Table:
     rows = [
         [
             change.arm,
-            change.title,
-            value_text(change.before),
-            value_text(change.after),
+            change.label,
+            figure_text(change.before, change.unit),
+            figure_text(change.after, change.unit),
             times_text(change.ratio),
             interval_text(change),
             verdict(change, change.better),

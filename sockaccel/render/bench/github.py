@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sockaccel.bench.result import Better
 from sockaccel.render.bench.document import interval_text
-from sockaccel.render.units import value_text
+from sockaccel.render.units import figure_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +39,14 @@ def _entries(case: CaseResult) -> Iterator[tuple[Better, dict[str, Any]]]:
         for arm in case.arms:
             values = case.values(arm, metric.name)
             if values:
+                ends = (figure_text(end, metric.unit) for end in (min(values), max(values)))
                 yield (
                     metric.better,
                     {
                         "name": f"{case.id} {arm}: {metric.title}",
                         "unit": metric.unit,
                         "value": median(values),
-                        "range": f"{value_text(min(values))} to {value_text(max(values))}",
+                        "range": " to ".join(ends),
                         "extra": f"median of {len(values)} runs",
                     },
                 )

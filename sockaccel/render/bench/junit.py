@@ -51,7 +51,7 @@ def _case(suite: ET.Element, case: CaseResult) -> None:
     for metric in case.metrics:
         ratio = case.gain(metric.name)
         if ratio:
-            lines.append(f"{metric.title}: {times_text(ratio.median)} ({interval_text(ratio)})")
+            lines.append(f"{metric.label}: {times_text(ratio.median)} ({interval_text(ratio)})")
     ET.SubElement(test, "system-out").text = _clean("\n".join(lines))
 
 

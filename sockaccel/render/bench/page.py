@@ -59,20 +59,23 @@ def _notice(notice: Notice) -> str:
     return f'<li class="{kind}"><strong>{escape(notice.word)}</strong>{escape(notice.text)}</li>'
 
 
-def _section(section: Section, figures: Iterable[Figure]) -> Iterator[str]:
+def _section(section: Section, rows: Iterable[Iterable[Figure]]) -> Iterator[str]:
     yield "<section>"
     yield f"<h2>{escape(section.name)} <small>{escape(section.title)}</small></h2>"
     yield from map(_table, section.tables)
-    yield '<div class="figures">'
-    yield from map(_figure, figures)
-    yield "</div>\n</section>"
+    for figures in rows:
+        yield '<div class="figures">'
+        yield from map(_figure, figures)
+        yield "</div>"
+    yield "</section>"
 
 
-def _figures(cases: list[CaseResult], names: Iterator[str]) -> Iterator[Figure]:
-    yield from figures_of_scenario(cases, next(names))
+def _figures(cases: list[CaseResult], names: Iterator[str]) -> Iterator[Iterable[Figure]]:
+    """Yield the figures that belong beside each other."""
+    yield figures_of_scenario(cases, next(names))
     for case in cases:
         if case.valid:
-            yield from figures_of_case(case, next(names))
+            yield figures_of_case(case, next(names))
 
 
 def _figure(figure: Figure) -> str:
@@ -88,12 +91,21 @@ def _table(table: Table) -> str:
         f'<th scope="col"{_class(index, table)}>{escape(cell)}</th>'
         for index, cell in enumerate(table.headers)
     )
-    rows = "\n".join(f"<tr>{_cells(row, table)}</tr>" for row in table.rows)
+    rows = "\n".join(_rows(table))
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.caption)}">'
         f"<table><caption>{escape(table.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )
+
+
+def _rows(table: Table) -> Iterator[str]:
+    """Yield the rows; where the next case begins, there is a line."""
+    before = ""
+    for row in table.rows:
+        first = ' class="first"' if table.names > 1 and row[0] != before else ""
+        yield f"<tr{first}>{_cells(row, table)}</tr>"
+        before = row[0]
 
 
 def _cells(row: Iterable[str], table: Table) -> str:

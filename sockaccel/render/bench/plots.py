@@ -10,7 +10,7 @@ from sockaccel.bench.histogram import merge, percentiles
 from sockaccel.bench.result import BASELINE, MESSAGE_BYTES
 from sockaccel.render.bench.document import Table, interval_text
 from sockaccel.render.bench.svg import Axis, Series, chart, linear_axis, log_axis
-from sockaccel.render.units import bytes_text, short_text, times_text, value_text
+from sockaccel.render.units import bytes_text, figure_text, short_text, times_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ def _runs(case: CaseResult, name: str) -> Figure:
         }
         for arm in case.arms
     }
-    caption = f"{case.case}: {metric.title}, run by run"
+    caption = f"{case.case}: {metric.label}, run by run"
     highest = max((value for of_arm in values.values() for value in of_arm.values()), default=1.0)
     every = math.ceil(len(rounds) / 15)
     x = Axis(
@@ -87,18 +87,21 @@ def _runs(case: CaseResult, name: str) -> Figure:
     ]
     return Figure(
         caption,
-        chart(name, caption, x, linear_axis(metric.title, 0, highest, short_text), series),
+        chart(name, caption, x, linear_axis(metric.label, 0, highest, short_text), series),
         Table(
             caption,
             ["round", *case.arms],
-            [[str(each), *(_cell(values[arm].get(each)) for arm in case.arms)] for each in rounds],
+            [
+                [str(each), *(_cell(values[arm].get(each), metric.unit) for arm in case.arms)]
+                for each in rounds
+            ],
             names=1,
         ),
     )
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else value_text(value)
+def _cell(value: float | None, unit: str) -> str:
+    return "-" if value is None else figure_text(value, unit)
 
 
 def _latency(case: CaseResult, name: str) -> Figure | None:
@@ -137,7 +140,7 @@ def _latency(case: CaseResult, name: str) -> Figure | None:
             caption,
             ["percentile", *merged],
             [
-                [_percent(share), *(_cell(marked[arm].get(share)) for arm in merged)]
+                [_percent(share), *(_cell(marked[arm].get(share), "us") for arm in merged)]
                 for share in SHARES
                 if any(share in of_arm for of_arm in marked.values())
             ],
@@ -194,7 +197,7 @@ def _by_size(cases: Sequence[CaseResult], name: str, which: str) -> Figure:
         if arm != BASELINE
     }
     sizes = [bytes_text(case.parameters[MESSAGE_BYTES]).replace(".0 ", " ") for case in ordered]
-    caption = f"{metric.title} next to baseline, by message size{which and ', '}{which}"
+    caption = f"{metric.label} next to baseline, by message size{which and ', '}{which}"
     ends = [
         end
         for of_arm in ratios.values()
@@ -202,7 +205,7 @@ def _by_size(cases: Sequence[CaseResult], name: str, which: str) -> Figure:
         for end in (each.low, each.high)
     ]
     x = Axis("message size", -0.5, len(sizes) - 0.5, list(enumerate(sizes)))
-    y = linear_axis("ratio", min(1.0, *ends), max(1.0, *ends), times_text)
+    y = linear_axis("ratio", min(1.0, *ends), max(1.0, *ends), "{:g}x".format)
     series = [
         _ratio_series(
             arm, ordered[0].arms.index(arm), of_arm, (place - (len(ratios) - 1) / 2) * ARM_GAP

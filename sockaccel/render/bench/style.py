@@ -40,6 +40,7 @@ th, td {
   padding: 0.25rem 0.9rem 0.25rem 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line);
 }
+tbody tr.first > * { border-top: 2px solid var(--line); }
 th { font-weight: 600; }
 .name { text-align: left; }
 tbody .name { font-weight: normal; }
