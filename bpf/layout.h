@@ -117,6 +117,7 @@ enum trait {
 	TRAIT_FIONREAD = 16, /* asks FIONREAD, or takes a short read for an empty socket */
 	TRAIT_FORCED = 32,   /* the user wants it accelerated, whatever else is known */
 	TRAIT_REFUSED = 64,  /* the user wants it on TCP */
+	TRAIT_NEVER = 128,   /* works on TCP alone, so that not even --policy all takes it */
 };
 
 /*
@@ -208,6 +209,15 @@ _Static_assert(sizeof(struct conn_record) == 304, "mirrored in layout.py");
 
 #define SCOPE_MEMBER 1     /* in the values of `scope` */
 #define SCOPE_POLICY_ALL 2 /* CONFIG_POLICY_ALL for this namespace */
+#define SCOPE_PORTS 4      /* only its listeners on a port that is in `netns_ports`, too */
+#define SCOPE_BY_DOCKER 8  /* sockaccel put it there because of a container, and may remove it */
+#define SCOPE_BY_NETNS 16  /* likewise, because --netns or --scope all names it */
+
+#define LOCAL_PRESENT 1 /* in the values of `local_networks` */
+#define LOCAL_OURS 2    /* sockaccel put it there, and may remove it */
+
+#define OVERRIDE_EXCLUDE 1 /* the values of `overrides` */
+#define OVERRIDE_INCLUDE 2
 
 /* The one element of `config`. */
 struct config {
@@ -228,5 +238,20 @@ struct network {
 	u8 address[16];
 };
 _Static_assert(sizeof(struct network) == 20, "mirrored in layout.py");
+
+/* Key of netns_ports: a range of ports is at most 30 prefixes. */
+struct netns_port {
+	u32 prefix_len; /* 64 + how many bits of the port are fixed */
+	u8 netns[8];    /* cookie, as the CPU stores it */
+	u8 port[2];     /* network order, so that a prefix is a range */
+	u8 pad[2];      /* beyond every prefix */
+};
+_Static_assert(sizeof(struct netns_port) == 16, "mirrored in layout.py");
+
+/* Key of overrides: a container's name, ending in NUL. */
+struct container_name {
+	char name[128];
+};
+_Static_assert(sizeof(struct container_name) == 128, "mirrored in layout.py");
 
 #define PORT_WORDS 1024 /* 65536 ports in u64 */

@@ -63,6 +63,15 @@ BPF_PERCPU_ARRAY(scratch, struct arguments, 1);
 /* namespace cookie -> SCOPE_…. User space writes; sock_ops reads. */
 BPF_F_TABLE("hash", u64, u32, scope, 65536, BPF_F_NO_PREALLOC);
 
+/* namespace and port of a listener -> in scope, where SCOPE_PORTS is set. User space writes. */
+BPF_F_TABLE("lpm_trie", struct netns_port, u32, netns_ports, 65536, BPF_F_NO_PREALLOC);
+
+/*
+ * name of a container -> OVERRIDE_…: the user's word. For user space alone; it is here
+ * so that it lives as long as the datapath does, and bpftool shows it.
+ */
+BPF_F_TABLE("hash", struct container_name, u32, overrides, 4096, BPF_F_NO_PREALLOC);
+
 /* bit of the listener's bound port -> in scope, where CONFIG_PORTS is set. */
 BPF_ARRAY(ports, u64, PORT_WORDS);
 

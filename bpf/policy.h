@@ -96,9 +96,9 @@ static __always_inline u32 judge(struct config *cfg, u64 netns, struct program_k
 	u32 *known, traits = 0;
 	struct program *program;
 
-	if (policy_is_all(cfg, netns))
-		return REASON_NONE;
 	known = known_traits(key);
+	if (policy_is_all(cfg, netns))
+		return known && (*known & TRAIT_NEVER) ? REASON_POLICY_SPLICE : REASON_NONE;
 	if (known) {
 		traits = *known;
 	} else {

@@ -100,15 +100,26 @@ static __always_inline u32 absent_reason(u32 *address)
 	return is_local(address) ? REASON_PEER_OUT_OF_SCOPE : REASON_REMOTE;
 }
 
-static __always_inline int port_in_scope(struct config *cfg, u32 port)
+/* What enable's --ports and the labels of the namespace's containers say: both must agree. */
+static __always_inline int port_in_scope(struct config *cfg, u64 netns, u32 port)
 {
+	struct netns_port key = {.prefix_len = 80};
 	u32 word = port / 64;
+	u32 *flags;
 	u64 *bits;
 
-	if (!(cfg->flags & CONFIG_PORTS))
+	if (cfg->flags & CONFIG_PORTS) {
+		bits = ports.lookup(&word);
+		if (!bits || !(*bits & (1ULL << (port % 64))))
+			return 0;
+	}
+	flags = scope.lookup(&netns);
+	if (!flags || !(*flags & SCOPE_PORTS))
 		return 1;
-	bits = ports.lookup(&word);
-	return bits && (*bits & (1ULL << (port % 64)));
+	__builtin_memcpy(key.netns, &netns, sizeof(netns));
+	key.port[0] = port >> 8;
+	key.port[1] = port;
+	return netns_ports.lookup(&key) != 0;
 }
 
 /*
@@ -191,10 +202,12 @@ static __always_inline int on_connect(struct bpf_sock_ops *ctx, struct config *c
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn;
 
-	if (!netns_in_scope(cfg, netns) || policy_is_all(cfg, netns) || !sk)
+	if (!netns_in_scope(cfg, netns) || !sk)
 		return 1;
 	conn = conns.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (conn)
+	if (conn && policy_is_all(cfg, netns))
+		current_executable(&conn->program); /* its name is all that judge() asks for */
+	else if (conn)
 		current_program(&conn->program, SIDE_CLIENT);
 	return 1;
 }
@@ -224,7 +237,7 @@ static __always_inline int on_syn(struct bpf_sock_ops *ctx, struct config *cfg)
 	netns = bpf_get_netns_cookie(ctx);
 	if (!netns_in_scope(cfg, netns))
 		return 1;
-	if (!port_in_scope(cfg, ctx->local_port))
+	if (!port_in_scope(cfg, netns, ctx->local_port))
 		return 1;
 	request = socket_address(ctx);
 	read_field(&listener, request, OFF_REQUEST_LISTENER);
@@ -418,7 +431,7 @@ static __always_inline int on_passive(struct bpf_sock_ops *ctx, struct config *c
 	found = handshakes.lookup(&hkey);
 	if (!found) {
 		/* Not announced: its port is not in scope, or it answers with SYN cookies. */
-		if (port_in_scope(cfg, ctx->local_port) && is_local(addresses.remote))
+		if (port_in_scope(cfg, netns, ctx->local_port) && is_local(addresses.remote))
 			expect_syn_cookies();
 		return 1;
 	}

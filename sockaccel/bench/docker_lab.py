@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import re
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from sockaccel.bench.dockerd import without_advice
 from sockaccel.bench.lab import SUBNET, sum_port_bytes
 from sockaccel.bench.process import Child, find_tool, run, run_checked
 from sockaccel.bench.signals import hold
@@ -58,7 +58,7 @@ class ContainerNode:
         """
         pid = int(self.dockerd.docker("inspect", "--format={{.State.Pid}}", self.container))
         if not pid:
-            raise BenchError(f"cannot find the process of container '{self.container}': it ended")
+            raise BenchError(f"cannot find container '{self.container}': it has ended")
         return pid
 
     @property
@@ -216,12 +216,12 @@ class _Server(Child):
                     f"cannot start container '{self._node.container}':"
                     f" it does not run after {START_TIMEOUT_S:g} s"
                 )
+            time.sleep(0.02)
 
     def wait(self, timeout_s: float) -> subprocess.CompletedProcess[str]:
         """Return exit code and output once it ends; subprocess.TimeoutExpired if it does not."""
         done = super().wait(timeout_s)
-        # The client's parting words would hide the cause.
-        done.stderr = re.sub(r"^See 'docker .*$", "", done.stderr, flags=re.MULTILINE)
+        done.stderr = without_advice(done.stderr)
         return done
 
     def end(self, signum: signal.Signals = signal.SIGTERM, grace_s: float = 3.0) -> None:

@@ -7,7 +7,9 @@
 It runs in a network namespace of its own, which plays the host: bridges, iptables
 rules and sysctls are made there, and go with it. All of its processes and all of
 its containers' are in a cgroup (v2) of its own, so that sockaccel can be attached
-to them alone. The names of both are the directory's.
+to them alone. The names of both are the directory's. It has its own containerd, too:
+where one runs as a service, as beside every Docker that is installed, dockerd would
+use that one.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from sockaccel.errors import BenchError, HostError, reason
 from sockaccel.scope.cgroup import default_cgroup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 START_TIMEOUT_S = 30.0
@@ -46,7 +48,7 @@ for directory in /run/docker /run/docker/plugins /run/containerd /run/containerd
 done
 cat >/dev/null
 while grep -qs 'populated 1' "$1/cgroup.events"; do echo 1 >"$1/cgroup.kill"; sleep 0.02; done
-cat "$3"/exec/containerd/daemon/*/moby/*/address 2>/dev/null |
+cat "$3"/exec/containerd/*/moby/*/address 2>/dev/null |
     sed 's,unix://,\\n,g' | grep '^/run/containerd/s/' | xargs -r rm -f
 grep -F " $3/" /proc/self/mountinfo | cut -d' ' -f5 | sort -r | xargs -r umount -l
 for tree in "$1" /sys/fs/cgroup/*/"${1##*/}"; do
@@ -57,21 +59,39 @@ rm -rf "$3"
 [ -z "$made" ] || rmdir $made 2>/dev/null || true
 """
 
+# cri would listen for Kubernetes, opt would make /opt/containerd.
+_CONTAINERD = """\
+version = 2
+root = "{directory}/data/containerd"
+state = "{directory}/exec/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+[grpc]
+address = "{directory}/containerd.sock"
+"""
+# The path of a Unix socket has 107 characters at most; a mount table escapes others than these,
+# and a colon ends the source of a volume.
+_DIRECTORY = re.compile(r"[\w./-]{1,70}", re.ASCII)
 _IN_CGROUP = 'echo 0 >"$1/cgroup.procs" && log=$2 && shift 2 && exec "$@" >>"$log" 2>&1'
 
 
 class Dockerd:
     """A daemon with its own directories, socket, network namespace and cgroup.
 
-    directory is made, and removed at the end with all the daemon has written; a short path,
-    because it holds Unix sockets. Its name must be new on this host.
+    directory is made, and removed at the end with all the daemon has written; its name must be
+    new on this host.
     iptables: whether the daemon makes rules, without which no port is published by DNAT.
     options: more of dockerd's, such as ``--live-restore``.
+    Raises HostError where Docker is not installed, or the path will not do.
     """
 
     def __init__(
         self, directory: Path, *, iptables: bool = True, options: Sequence[str] = ()
     ) -> None:
+        if not _DIRECTORY.fullmatch(str(directory)):
+            raise HostError(
+                f"cannot start dockerd in '{directory}': the path is too long or not plain",
+                "TMPDIR=/tmp",
+            )
         self.directory = directory
         self.socket = directory / "docker.sock"
         self.netns = NETNS_DIR / directory.name
@@ -81,12 +101,14 @@ class Dockerd:
         self._options = list(options)
         self._docker = _find("docker")
         self._dockerd = _find("dockerd")
+        self._containerd: Child | None = None
         self._daemon: Child | None = None
         self._undertaker: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         try:
             self._prepare()
+            self._start_containerd()
             self.start()
         except BaseException:
             self.close()
@@ -134,8 +156,7 @@ class Dockerd:
         done = run(self.client(*arguments), timeout_s=timeout_s)
         if done.returncode != 0:
             shown = " ".join(["docker", *map(str, arguments)])
-            said = re.sub(r"^See 'docker .*$", "", done.stderr, flags=re.MULTILINE)
-            raise BenchError(f"cannot run '{shown}': {last_line(said, done.returncode)}")
+            raise BenchError(f"cannot run '{shown}': {_complaint(done.stderr, done.returncode)}")
         return done.stdout.rstrip("\n")
 
     def start(self) -> None:
@@ -152,24 +173,17 @@ class Dockerd:
             f"--data-root={self.directory / 'data'}",
             f"--exec-root={self.directory / 'exec'}",
             f"--pidfile={self.directory / 'pid'}",
+            f"--containerd={self.directory / 'containerd.sock'}",
             f"--host={self.url}",
+            # With systemd, Docker would leave the containers' cgroups to it.
+            "--exec-opt=native.cgroupdriver=cgroupfs",
             f"--cgroup-parent=/{self.directory.name}",
             f"--iptables={str(self._iptables).lower()}",
             "--shutdown-timeout=5",
         ]
-        argv = self.enter([self._dockerd, *options, *self._options])
-        into_cgroup = ["sh", "-c", _IN_CGROUP, "sh", str(self._daemon_cgroup), str(self.log)]
         with hold():
-            # Its helpers (iptables, containerd) are looked for in PATH.
-            path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
-            self._daemon = Child([*into_cgroup, *argv], env={"PATH": path})
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self.answers():
-            running = self._daemon.running()
-            if not running or time.monotonic() > deadline:
-                cause = self._complaint() if not running else f"no answer in {START_TIMEOUT_S:g} s"
-                raise BenchError(f"cannot start dockerd: {cause}")
-            time.sleep(0.02)
+            self._daemon = self._launch([self._dockerd, *options, *self._options])
+        self._await(self._daemon, self.answers, "dockerd")
 
     def stop(self) -> None:
         """End the daemon as its service manager would: the containers stop, or live on."""
@@ -180,7 +194,7 @@ class Dockerd:
     def kill(self) -> None:
         """End the daemon as a crash would; the containers live on."""
         if self._daemon is not None:
-            self._daemon.end(signal.SIGKILL, STOP_TIMEOUT_S)
+            self._daemon.end(signal.SIGKILL)
             self._daemon = None
 
     def restart(self) -> None:
@@ -211,9 +225,10 @@ class Dockerd:
             if undertaker is None:
                 return
             _, said = undertaker.communicate()
-            if self._daemon is not None:
-                self._daemon.end(signal.SIGKILL)
-                self._daemon = None
+            for child in (self._daemon, self._containerd):
+                if child is not None:
+                    child.end(signal.SIGKILL)
+            self._daemon = self._containerd = None
         if said or self.directory.exists():
             cause = last_line(said.decode(errors="replace"), undertaker.returncode)
             raise BenchError(f"cannot remove dockerd's directory '{self.directory}': {cause}")
@@ -247,12 +262,40 @@ class Dockerd:
             run_checked([find_tool("ip"), "netns", "add", self.netns.name])
             run_checked([find_tool("ip"), "-n", self.netns.name, "link", "set", "lo", "up"])
 
-    def _complaint(self) -> str:
-        try:
-            text = self.log.read_text(errors="replace")
-        except OSError:
-            text = ""
-        return last_line(text, 1)
+    def _start_containerd(self) -> None:
+        """Start it once: like a service, it lives on when dockerd ends."""
+        configuration = self.directory / "containerd.toml"
+        configuration.write_text(_CONTAINERD.format(directory=self.directory))
+        with hold():
+            argv = [_find("containerd"), f"--config={configuration}"]
+            self._containerd = self._launch(argv)
+        self._await(self._containerd, (self.directory / "containerd.sock").exists, "containerd")
+
+    def _launch(self, argv: Sequence[str]) -> Child:
+        into_cgroup = ["sh", "-c", _IN_CGROUP, "sh", str(self._daemon_cgroup), str(self.log)]
+        # Their helpers (iptables, runc) are looked for in PATH.
+        path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
+        return Child([*into_cgroup, *self.enter(argv)], env={"PATH": path})
+
+    def _await(self, child: Child, ready: Callable[[], bool], name: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not ready():
+            running = child.running()
+            if not running or time.monotonic() > deadline:
+                cause = f"no answer in {START_TIMEOUT_S:g} s"
+                if not running:
+                    cause = _complaint(self.log.read_text(errors="replace"), 1)
+                raise BenchError(f"cannot start {name}: {cause}")
+            time.sleep(0.02)
+
+
+def without_advice(said: str) -> str:
+    """Return what Docker said of an error, without the line that recommends the manual."""
+    return re.sub(r"^See '.*$", "", said, flags=re.MULTILINE)
+
+
+def _complaint(said: str, exit_code: int) -> str:
+    return last_line(without_advice(said), exit_code)
 
 
 def missing() -> list[str]:

@@ -201,6 +201,14 @@ def measure(bench: Bench, scenario: Scenario, order: Sequence[tuple[Arm, Arm]]) 
     scenario.summary = paired.summarise(scenario.pairs)
 
 
+def check_tools(*, docker: bool) -> None:
+    """Raise HostError unless everything that the lab is made of is installed."""
+    for tool in TOOLS:
+        find_tool(tool)
+    if docker and (lacking := missing()):
+        raise HostError(f"cannot run '{lacking[0]}': it is not installed", "scripts/setup --docker")
+
+
 def quickstart(
     *,
     pairs: int,

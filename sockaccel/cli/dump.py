@@ -26,7 +26,10 @@ from sockaccel.inspect.processes import owners
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
 from sockaccel.render.units import bytes_text
-from sockaccel.scope.docker import namespace_owners
+from sockaccel.scope.docker import snapshot
+from sockaccel.scope.members import members
+from sockaccel.scope.netns import netns_cookie
+from sockaccel.scope.selection import owners as makers
 
 _FOLLOW_S = 1.0
 
@@ -87,15 +90,15 @@ def read(datapath: Datapath, containers: dict[int, Container]) -> Dump:
 
 
 def _containers(datapath: Datapath) -> dict[int, Container]:
-    """Return the containers in scope by namespace cookie; none where Docker is not asked."""
+    """Return who made each namespace, in scope or not; nobody where Docker is not asked."""
     options = datapath.options
     if options.scope != "docker":
         return {}
     try:
-        owners_of = namespace_owners(options.docker_host)
+        found = makers(members(snapshot(options.docker_host)), netns_cookie())
     except SockaccelError:  # names are an extra: what the map says does not depend on them
         return {}
-    return {cookie: Container(each.id, each.name) for cookie, each in owners_of.items()}
+    return {cookie: Container(each.id, each.name) for cookie, each in found.items()}
 
 
 def _matches(

@@ -20,9 +20,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMANDS = {
     "enable": "sockaccel.cli.enable",
+    "agent": "sockaccel.cli.agent",
     "disable": "sockaccel.cli.disable",
     "status": "sockaccel.cli.status",
     "dump": "sockaccel.cli.dump",
+    "scope": "sockaccel.cli.scope",
     "doctor": "sockaccel.cli.doctor",
     "bench": "sockaccel.cli.bench",
 }

@@ -38,6 +38,8 @@ MAPS = (
     "known_programs",
     "programs",
     "scope",
+    "netns_ports",
+    "overrides",
     "ports",
     "local_networks",
     "counters",

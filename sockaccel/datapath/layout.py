@@ -95,6 +95,23 @@ class ScopeFlags(IntFlag):
 
     MEMBER = 1
     POLICY_ALL = 2
+    PORTS = 4
+    BY_DOCKER = 8
+    BY_NETNS = 16
+
+
+class LocalFlags(IntFlag):
+    """The values of the map `local_networks`."""
+
+    PRESENT = 1
+    OURS = 2
+
+
+class OverrideValue(IntEnum):
+    """The values of the map `overrides`."""
+
+    EXCLUDE = 1
+    INCLUDE = 2
 
 
 class Trait(IntFlag):
@@ -107,6 +124,7 @@ class Trait(IntFlag):
     FIONREAD = 16
     FORCED = 32
     REFUSED = 64
+    NEVER = 128
 
 
 class PairKey(ctypes.Structure):
@@ -133,6 +151,17 @@ class Network(ctypes.Structure):
     """Key of the map `local_networks`."""
 
     _fields_ = (("prefix_len", ctypes.c_uint32), ("address", ctypes.c_uint8 * 16))
+
+
+class NetnsPort(ctypes.Structure):
+    """Key of the map `netns_ports`."""
+
+    _fields_ = (
+        ("prefix_len", ctypes.c_uint32),
+        ("netns", ctypes.c_uint8 * 8),
+        ("port", ctypes.c_uint8 * 2),
+        ("pad", ctypes.c_uint8 * 2),
+    )
 
 
 class ProgramKey(ctypes.Structure):
@@ -226,11 +255,13 @@ class ConnRecord(ctypes.Structure):
 
 OPTIONS_SIZE = 16384
 PORTS_SIZE = 8192
+CONTAINER_NAME_SIZE = 128
 
 for _structure, _size in (
     (PairKey, 16),
     (Config, 16),
     (Network, 20),
+    (NetnsPort, 16),
     (ProgramKey, 48),
     (Program, 8),
     (Conn, 232),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sockaccel.datapath import compiler, libbpf, pins, programs, state
+from sockaccel.datapath import compiler, libbpf, pins, programs, scope_map, state
 from sockaccel.datapath.compiler import READER
-from sockaccel.datapath.layout import Config, ConfigFlags, Network, ScopeFlags
+from sockaccel.datapath.layout import PROGRAM_NAME_SIZE, Config, ConfigFlags
 from sockaccel.datapath.libbpf import AttachType
+from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.datapath.state import KEY_ZERO, Datapath
 from sockaccel.datapath.trial import Trial, trial
 from sockaccel.errors import (
@@ -25,15 +28,17 @@ from sockaccel.errors import (
     reason,
 )
 from sockaccel.scope.cgroup import default_cgroup
+from sockaccel.scope.plan import Changes, Entry, NetworkChanges, plan, plan_networks
+from sockaccel.scope.ports import parse_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from ipaddress import IPv4Network, IPv6Network
+    from collections.abc import Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from sockaccel.datapath.layout import ProgramKey
     from sockaccel.datapath.options import Options
-    from sockaccel.scope.netns import Namespace
-    from sockaccel.scope.ports import PortSet
+    from sockaccel.scope.netns import Network
+    from sockaccel.scope.selection import Override
 
 # In-flight handshakes; the least recent is pushed out, and then stays on TCP.
 MAX_HANDSHAKES = 32_768
@@ -47,17 +52,36 @@ QUEUE_OVERHEAD = 256 << 10
 _POLL_S = 0.05
 # Long enough for the kernel to free what no socket holds.
 _FREE_S = 0.5
-_IS_LOCAL = (1).to_bytes(4, "little")
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+
+
+Wanted = Callable[["Mapping[int, Entry]", "Mapping[str, Override]"], "Mapping[int, Entry]"]
+"""Says what is to be in scope, given what is and the user's overrides.
+
+Called under the lock of the pin directory, so that what it is given still holds when its
+answer is carried out: it must be quick, and neither ask Docker nor wait for anything.
+"""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Who is accelerated, as resolved from the options."""
+    """Who is to be accelerated, as resolved from the options.
 
-    namespaces: tuple[Namespace, ...]
-    ports: PortSet | None
-    local_networks: frozenset[IPv4Network | IPv6Network]
+    local_networks: the addresses that a peer on this host can have; None: those that are
+    noted stay.
+    """
+
+    wanted: Wanted
+    local_networks: AbstractSet[Network] | None = None
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What update_scope() found and did."""
+
+    namespaces: int
+    """In scope now."""
+    changes: Changes
 
 
 @dataclass(frozen=True)
@@ -108,11 +132,15 @@ def is_enabled(pin_dir: Path, options: Options) -> bool:
             return False
         differences = datapath.options.differences(options)
         if differences:
-            raise StateError(
-                "cannot enable: already enabled with other options: " + "; ".join(differences),
-                pins.command(pin_dir, "disable"),
-            )
+            raise _other_options(pin_dir, differences)
         return True
+
+
+def _other_options(pin_dir: Path, differences: list[str]) -> StateError:
+    return StateError(
+        "cannot enable: already enabled with other options: " + "; ".join(differences),
+        pins.command(pin_dir, "disable"),
+    )
 
 
 Listeners = Callable[[], "Mapping[int, ProgramKey]"]
@@ -136,9 +164,11 @@ def enable(
     """
     with pins.locked(pin_dir) as lock:
         if is_enabled(pin_dir, options):
-            enabled = _update_scope(pin_dir, scope)
-            _introduce(pin_dir, options, listeners)
-            return enabled
+            with _changing_scope(pin_dir) as datapath:
+                updated = _update_scope(datapath, scope)
+            _introduce(pin_dir, listeners)
+            changes = updated.changes
+            return Enabled(True, updated.namespaces, len(changes.added), len(changes.remove))
         staging = pins.staging(pin_dir)
         pins.refuse_foreign(staging)
         try:
@@ -147,11 +177,11 @@ def enable(
             _remove_all(staging, pin_dir)
             staging.mkdir()
             _load(staging, options, lock)
-            _fill(staging, options, scope, state.instance(pin_dir))
+            namespaces = _fill(staging, options, scope, state.instance(pin_dir))
             tried = _try_out(staging, force=force)
             staging.rename(pin_dir)
             _attach(pin_dir, options)
-            _introduce(pin_dir, options, listeners)
+            _introduce(pin_dir, listeners)
         except OSError as error:
             _remove_all(staging, pin_dir)
             raise DatapathError(
@@ -161,7 +191,7 @@ def enable(
         except BaseException:
             _remove_all(staging, pin_dir)
             raise
-    return Enabled(already=False, namespaces=len(scope.namespaces), trial=tried)
+    return Enabled(already=False, namespaces=namespaces, trial=tried)
 
 
 def _try_out(directory: Path, *, force: bool) -> Trial | None:
@@ -196,33 +226,121 @@ def _try_out(directory: Path, *, force: bool) -> Trial | None:
         return tried
 
 
-def _update_scope(pin_dir: Path, scope: Scope) -> Enabled:
-    with Datapath(pin_dir) as datapath:
-        wanted = {namespace.cookie for namespace in scope.namespaces}
-        present = set(datapath.namespaces())
-        for namespace in scope.namespaces:
-            _add_namespace(datapath, namespace)
-        for cookie in present - wanted:
-            libbpf.delete(datapath.fd("scope"), _cookie_key(cookie))
-        for key in network_keys(scope.local_networks):
-            libbpf.update(datapath.fd("local_networks"), key, _IS_LOCAL)
-        if wanted != present:
-            config = datapath.config
-            config.scope_epoch += 1
-            datapath.config = config
-    return Enabled(True, len(wanted), len(wanted - present), len(present - wanted))
+def update_scope(pin_dir: Path, scope: Scope, *, wait: bool = True) -> Updated:
+    """Bring who is in scope up to date, where it is enabled.
+
+    Live connections of a namespace that leaves go on by TCP from the next message on, and
+    are accelerated again if it comes back.
+
+    Raises:
+        BlockingIOError: somebody else changes it, and `wait` is not set.
+        StateError: nothing is enabled there.
+        NotPermittedError: this user may not.
+        DatapathError: a map is full.
+
+    """
+    with _changing_scope(pin_dir, wait=wait) as datapath:
+        return _update_scope(datapath, scope)
 
 
-def _add_namespace(datapath: Datapath, namespace: Namespace) -> None:
-    flags = ScopeFlags.MEMBER
-    if namespace.policy_all:
-        flags |= ScopeFlags.POLICY_ALL
-    key = _cookie_key(namespace.cookie)
-    libbpf.update(datapath.fd("scope"), key, int(flags).to_bytes(4, "little"))
+def override_scope(
+    pin_dir: Path, overrides: Mapping[str, Override | None], wanted: Wanted
+) -> Updated:
+    """Note the user's word on containers by name, None to forget it, and carry it out.
+
+    It lives as long as the datapath is enabled, and `wanted` is given it from now on.
+
+    Raises as update_scope() does, and InputError when no container can have such a name.
+    """
+    for name in overrides:
+        scope_map.check_container_name(name)
+    with _changing_scope(pin_dir) as datapath:
+        maps = ScopeMap(datapath)
+        for name, override in overrides.items():
+            if override is None:
+                maps.remove_override(name)
+            else:
+                maps.set_override(name, override)
+        return _update_scope(datapath, Scope(wanted))
 
 
-def _cookie_key(cookie: int) -> bytes:
-    return cookie.to_bytes(8, "little")
+def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
+    """Give what is enabled other options, and return the differences.
+
+    They hold for connections that are made from now on; who is in scope is for update_scope().
+
+    Raises:
+        StateError: nothing is enabled there, or an option that differs cannot be adjusted.
+        NotPermittedError: this user may not.
+
+    """
+    with pins.locked(pin_dir), _changing_scope(pin_dir) as datapath:
+        present = datapath.options
+        if fixed := present.fixed_differences(options):
+            raise _other_options(pin_dir, fixed)
+        differences = present.differences(options)
+        if differences:
+            _watch_readers(pin_dir, options)
+            _set_options(datapath, options)
+            if present.policy != options.policy:
+                _introduce(pin_dir, listeners)
+        return differences
+
+
+def add_local_networks(pin_dir: Path, networks: AbstractSet[Network]) -> None:
+    """Note addresses that a peer on this host can have, beside those that are noted.
+
+    Raises as update_scope() does.
+    """
+    with _changing_scope(pin_dir) as datapath:
+        maps = ScopeMap(datapath)
+        maps.apply_networks(NetworkChanges(put=networks - maps.networks().keys()))
+
+
+def opened(pin_dir: Path) -> Datapath:
+    """Return what is enabled there, opened. The caller closes it.
+
+    Raises:
+        StateError: nothing is enabled there.
+        NotPermittedError: this user may not look.
+
+    """
+    datapath = Datapath.open(pin_dir)
+    if datapath is None:
+        pins.check_visible(pin_dir)
+    elif datapath.complete and datapath.active:
+        return datapath
+    else:
+        datapath.close()
+    raise _nothing_enabled(pin_dir)
+
+
+@contextmanager
+def _changing_scope(pin_dir: Path, *, wait: bool = True) -> Iterator[Datapath]:
+    with opened(pin_dir) as datapath:
+        try:
+            with pins.scope_locked(pin_dir, wait=wait):
+                yield datapath
+        except FileNotFoundError as error:  # disabled at this moment
+            raise _nothing_enabled(pin_dir) from error
+
+
+def _nothing_enabled(pin_dir: Path) -> StateError:
+    return StateError(
+        f"cannot use the scope of '{pin_dir}': nothing is enabled there",
+        pins.command(pin_dir, "enable"),
+    )
+
+
+def _update_scope(datapath: Datapath, scope: Scope) -> Updated:
+    maps = ScopeMap(datapath)
+    actual = maps.entries()
+    changes = plan(scope.wanted(actual, maps.overrides()), actual)
+    # First where addresses are, so that the reasons of the first connections are right.
+    if scope.local_networks is not None:
+        maps.apply_networks(plan_networks(scope.local_networks, maps.networks()))
+    maps.apply(changes)
+    return Updated(len(actual) + len(changes.added) - len(changes.remove), changes)
 
 
 def disable(pin_dir: Path) -> bool:
@@ -288,61 +406,59 @@ def _load(directory: Path, options: Options, lock: int) -> None:
     )
 
 
-def _fill(directory: Path, options: Options, scope: Scope, instance: int) -> None:
-    flags = ConfigFlags.ENABLED
+def _fill(directory: Path, options: Options, scope: Scope, instance: int) -> int:
+    """Fill the maps; return how many namespaces are in scope."""
     with Datapath(directory) as datapath:
-        libbpf.update(datapath.fd("options"), KEY_ZERO, options.to_bytes())
-        for namespace in scope.namespaces:
-            _add_namespace(datapath, namespace)
-        for name, traits in programs.known(options.accelerate, options.keep_on_tcp).items():
-            value = int(traits).to_bytes(4, "little")
-            libbpf.update(datapath.fd("known_programs"), programs.name_key(name), value)
-        if options.scope == "all":
-            flags |= ConfigFlags.SCOPE_ALL
-        if options.policy == "all":
-            flags |= ConfigFlags.POLICY_ALL
-        if scope.ports is not None:
-            flags |= ConfigFlags.PORTS
-            bitmap = scope.ports.to_bitmap()
-            for word in range(len(bitmap) // 8):
-                index = word.to_bytes(4, "little")
-                libbpf.update(datapath.fd("ports"), index, bitmap[8 * word : 8 * word + 8])
-        for key in network_keys(scope.local_networks):
-            libbpf.update(datapath.fd("local_networks"), key, _IS_LOCAL)
-        datapath.config = Config(flags=flags, instance=instance)
+        datapath.config = Config(instance=instance)
+        _set_options(datapath, options)
+        namespaces = _update_scope(datapath, scope).namespaces
         sockets = datapath.fd("sock_ops_map")
         # First the one queue, so that no socket ever enters without it.
         libbpf.attach(datapath.fd("sk_skb"), sockets, AttachType.SK_SKB_STREAM_VERDICT)
         libbpf.attach(datapath.fd("sk_msg"), sockets, AttachType.SK_MSG_VERDICT)
+    return namespaces
 
 
-def network_keys(networks: Iterable[IPv4Network | IPv6Network]) -> list[bytes]:
-    """Return the keys of local_networks: IPv4 as v4-mapped IPv6, as sock_ops looks it up."""
-    keys = []
-    for network in networks:
-        address, prefix = network.network_address.packed, network.prefixlen
-        if network.version == 4:
-            address, prefix = bytes(10) + b"\xff\xff" + address, prefix + 96
-        keys.append(bytes(Network(prefix, tuple(address))))
-    return keys
-
-
-def _introduce(pin_dir: Path, options: Options, listeners: Listeners) -> None:
-    """Tell the policy which programs have listened since before."""
+def _set_options(datapath: Datapath, options: Options) -> None:
+    """Write what the options say, and switch on. Nothing of the scope."""
+    known = {
+        programs.name_key(name): traits
+        for name, traits in programs.known(options.accelerate, options.keep_on_tcp).items()
+    }
+    names = datapath.fd("known_programs")
+    for key, traits in known.items():
+        libbpf.update(names, key, int(traits).to_bytes(4, sys.byteorder))
+    for key in list(libbpf.keys(names, PROGRAM_NAME_SIZE)):
+        if key not in known:
+            libbpf.delete(names, key)
+    flags = ConfigFlags.ENABLED
+    if options.scope == "all":
+        flags |= ConfigFlags.SCOPE_ALL
     if options.policy == "all":
-        return
+        flags |= ConfigFlags.POLICY_ALL
+    if options.ports is not None:
+        flags |= ConfigFlags.PORTS
+        bitmap = parse_ports(options.ports).to_bitmap()
+        for word in range(len(bitmap) // 8):
+            index = word.to_bytes(4, sys.byteorder)
+            libbpf.update(datapath.fd("ports"), index, bitmap[8 * word : 8 * word + 8])
+    config = datapath.config
+    # What the trial has found out of this kernel stays.
+    config.flags = flags | config.flags & (ConfigFlags.ONE_QUEUE | ConfigFlags.FIONREAD)
+    datapath.config = config
+    libbpf.update(datapath.fd("options"), KEY_ZERO, options.to_bytes())
+
+
+def _introduce(pin_dir: Path, listeners: Listeners) -> None:
+    """Tell the policy which programs have listened since before."""
     with Datapath(pin_dir) as datapath:
         for cookie, program in listeners().items():
-            libbpf.update(datapath.fd("listeners"), _cookie_key(cookie), bytes(program))
+            key = cookie.to_bytes(8, sys.byteorder)
+            libbpf.update(datapath.fd("listeners"), key, bytes(program))
 
 
 def _attach(pin_dir: Path, options: Options) -> None:
-    if options.policy != "all" and (pin_dir / READER).exists():
-        with (
-            libbpf.fd(libbpf.open_pin(pin_dir / READER)) as program,
-            libbpf.fd(libbpf.link_tracepoint(program)) as link,
-        ):
-            libbpf.pin(link, pin_dir / pins.READER_LINK)
+    _watch_readers(pin_dir, options)
     cgroup = options.cgroup
     try:
         with (
@@ -356,6 +472,19 @@ def _attach(pin_dir: Path, options: Options) -> None:
             f"cannot attach sock_ops to cgroup '{cgroup}': {reason(error)}",
             f"bpftool cgroup tree {cgroup} shows who else is attached",
         ) from error
+
+
+def _watch_readers(pin_dir: Path, options: Options) -> None:
+    """Attach the tracepoint program where the policy learns from it, and detach it elsewhere."""
+    link_pin = pin_dir / pins.READER_LINK
+    if options.policy == "all" or not (pin_dir / READER).exists():
+        link_pin.unlink(missing_ok=True)
+    elif not link_pin.exists():
+        with (
+            libbpf.fd(libbpf.open_pin(pin_dir / READER)) as program,
+            libbpf.fd(libbpf.link_tracepoint(program)) as link,
+        ):
+            libbpf.pin(link, link_pin)
 
 
 def _remove_all(*directories: Path) -> None:

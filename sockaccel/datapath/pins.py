@@ -176,9 +176,31 @@ def remove(directory: Path) -> None:
 @contextmanager
 def locked(pin_dir: Path) -> Iterator[int]:
     """Hold the right to change the pin directory; yields the descriptor that holds it."""
-    descriptor = os.open(pin_dir.parent, os.O_RDONLY | os.O_DIRECTORY)
+    with _locked(pin_dir.parent, fcntl.LOCK_EX) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def scope_locked(pin_dir: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the right to change who is in scope of what is pinned there.
+
+    Apart from locked(), which a compiler holds for seconds, that of another pin directory even.
+    Who needs both takes this one second.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and this one does not want to wait.
+        FileNotFoundError: nothing is pinned there.
+
+    """
+    with _locked(pin_dir, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)):
+        yield
+
+
+@contextmanager
+def _locked(directory: Path, operation: int) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, operation)
         yield descriptor
     finally:
         os.close(descriptor)

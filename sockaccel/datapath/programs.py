@@ -41,8 +41,8 @@ SHIPPED: dict[str, Trait] = {
     "redis-check-rdb": _READS,  # what Debian's redis-server is a link to
     "redis-server": _READS,
     "wrk": _READS_AND_TRUSTS_COUNTS,
-    # These read by splice().
-    "docker-proxy": Trait.SPLICE,
+    # These read by splice(); docker-proxy always does, and nobody chose to run it.
+    "docker-proxy": Trait.SPLICE | Trait.NEVER,
     "haproxy": Trait.SPLICE,
 }
 """By the name of the executable; tests/kernel/test_policy.py watches them and compares."""

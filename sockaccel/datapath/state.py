@@ -61,6 +61,10 @@ class Datapath:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened."""
         self._stack.close()
 
     @classmethod

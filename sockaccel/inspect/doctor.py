@@ -196,7 +196,7 @@ def _laboratory(host: Host) -> Iterator[_Laboratory]:
         options = Options(str(accelerated.cgroup), scope="all", policy="all")
         start = time.monotonic()
         # Forced: a kernel that fails the trial is what is to be examined.
-        lifecycle.enable(directory, options, Scope((), None, frozenset()), dict, force=True)
+        lifecycle.enable(directory, options, Scope(lambda *_: {}, frozenset()), dict, force=True)
         try:
             taken = time.monotonic() - start
             yield _Laboratory(host, directory, mount, plain, accelerated, taken)

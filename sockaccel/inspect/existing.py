@@ -28,13 +28,21 @@ def count_existing_local(namespaces: Iterable[Namespace], ports: PortSet | None 
     Raises NotPermittedError, and OSError when the kernel does not list the sockets. A
     namespace that has gone has no connections.
     """
-    tables = []
-    for namespace in {namespace.cookie: namespace for namespace in namespaces}.values():
-        try:
-            tables.append(in_netns(namespace.path, tcp_sockets))
-        except InputError:
-            continue
-    return count_pairs(tables, ports)
+    return count_pairs(_tables(namespaces), ports)
+
+
+def count_older(
+    added: Iterable[Namespace], others: Iterable[Namespace], ports: PortSet | None = None
+) -> int:
+    """Return how many of these connections have an end in one of the added namespaces.
+
+    The others are looked at only if there can be one. Raises as count_existing_local() does.
+    """
+    new = _tables(added)
+    if not any(new):
+        return 0
+    old = _tables(others)
+    return count_pairs([*new, *old], ports) - count_pairs(old, ports)
 
 
 def existing_listeners(namespaces: Iterable[Namespace]) -> dict[int, ProgramKey]:
@@ -78,6 +86,16 @@ def count_pairs(tables: Iterable[Iterable[TcpSocket]], ports: PortSet | None = N
         for (namespace, local, remote), number in ends.items()
         if local < remote  # each connection once; a socket connected to itself never
     )
+
+
+def _tables(namespaces: Iterable[Namespace]) -> list[list[TcpSocket]]:
+    tables = []
+    for namespace in {namespace.cookie: namespace for namespace in namespaces}.values():
+        try:
+            tables.append(in_netns(namespace.path, tcp_sockets))
+        except InputError:
+            continue
+    return tables
 
 
 def _plain(endpoint: Endpoint) -> Endpoint:

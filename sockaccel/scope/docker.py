@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from sockaccel.errors import DockerError, InputError, reason
-from sockaccel.scope import labels
-from sockaccel.scope.netns import Namespace, netns_cookie
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from docker import APIClient
 
 _SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 _SCHEME = "unix://"
 _TIMEOUT_S = 10  # for each request; a healthy daemon answers in milliseconds
+# An answer that is not what a daemon says. requests raises OSErrors, some of which are ValueErrors.
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
+# What can change a container's namespace, name, labels or networks. Health checks, the most
+# frequent events by far, are not among them.
+_ACTIONS = [
+    *("start", "die", "destroy", "pause", "unpause", "rename", "update"),
+    *("connect", "disconnect"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +36,8 @@ class Container:
     """A container with a process.
 
     id: all 64 digits; pid: its first process as seen from here; network_mode: as Docker has
-    it ("bridge", "host", "container:ID", a network's name, …).
+    it ("bridge", "host", "container:ID", a network's name, …); networks: the names of those
+    that it is attached to, none where it shares another's namespace.
     """
 
     id: str
@@ -33,6 +45,8 @@ class Container:
     pid: int
     network_mode: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    networks: frozenset[str] = frozenset()
+    paused: bool = False
 
     @property
     def netns_path(self) -> str:
@@ -62,67 +76,154 @@ def docker_url(docker_host: str | None = None) -> str:
     return url
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a container.
+
+    action: as Docker has it ("start", "die", …, for networks "connect" and "disconnect");
+    container: its id; name: of the container, or of the network; network: the network's id,
+    None for what happened to the container itself; time_ns: since the epoch.
+    """
+
+    action: str
+    container: str
+    name: str
+    network: str | None
+    time_ns: int
+
+
+class Events:
+    """What happens from now on. Iterate to wait for it; close() from anywhere ends the wait.
+
+    The end of the iteration means that the connection is lost: Docker never ends it.
+    Raises DockerError where the daemon says what is no event.
+    """
+
+    def __init__(self, docker: Docker) -> None:
+        self._docker = docker
+        with docker.asked() as client:
+            # Docker answers a moment before it listens to itself; what falls in between is
+            # told again because of `since`.
+            self._stream = client.events(since=int(time.time()), filters={"event": _ACTIONS})
+
+    def __iter__(self) -> Iterator[Event]:
+        rest = b""
+        with self._docker.asked():
+            for chunk in cast("Iterator[bytes]", self._stream):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield _event(json.loads(line))
+
+    def close(self) -> None:
+        """End the iteration, wherever it is, and the connection."""
+        # Closed twice, or by the daemon at this moment.
+        with suppress(OSError, AttributeError):
+            self._stream.close()
+        self._docker.close()
+
+
+class Docker:
+    """The Docker daemon of this host, by its socket: connected when it is first asked.
+
+    Every method raises DockerError when the daemon does not answer as one does, after at most
+    ten seconds for each request; to make one raises InputError as docker_url() does. An object
+    is for one thread at a time.
+    """
+
+    def __init__(self, docker_host: str | None = None) -> None:
+        self.url = docker_url(docker_host)
+        self._client: APIClient | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection; the next request makes another."""
+        if self._client:
+            self._client.close()
+            self._client = None
+
+    def ping(self) -> None:
+        """Find out whether the daemon answers."""
+        with self.asked() as client:
+            client.ping()
+
+    def containers(self) -> list[Container]:
+        """Return the containers that have a process now, by name."""
+        with self.asked() as client:
+            summaries = client.containers()
+        found = (self.container(summary["Id"]) for summary in summaries)
+        return sorted(
+            (each for each in found if each is not None), key=lambda container: container.name
+        )
+
+    def container(self, container_id: str) -> Container | None:
+        """Return a container, None when it is gone or has no process now.
+
+        None also for one that the daemon itself cannot describe: it must not keep the others
+        from being found.
+        """
+        import docker  # noqa: PLC0415
+
+        with self.asked() as client:
+            try:
+                detail = client.inspect_container(container_id)
+            except docker.errors.APIError:
+                return None
+            return _container(detail) if detail["State"]["Pid"] else None
+
+    def events(self) -> Events:
+        """Return what happens from now on, on a connection of its own."""
+        return Events(Docker(self.url))
+
+    @contextmanager
+    def asked(self) -> Iterator[APIClient]:
+        """Turn whatever goes wrong in the block into DockerError; the connection is closed then."""
+        import docker  # noqa: PLC0415  # most commands do without, and it takes 0.1 s
+
+        try:
+            if self._client is None:
+                _check_socket(self.url)
+                # The address is always given: on its own, docker follows contexts to other hosts.
+                self._client = docker.APIClient(base_url=self.url, timeout=_TIMEOUT_S)
+            yield self._client
+        except DockerError:
+            raise
+        # requests raises OSErrors; the others: an answer that is not what a daemon says.
+        except (
+            docker.errors.DockerException,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+        ) as error:
+            self.close()
+            raise _cannot_reach(self.url, _why(error)) from error
+
+
 def snapshot(docker_host: str | None = None) -> list[Container]:
     """Return the containers that have a process now, by name.
 
     Raises InputError as docker_url() does, DockerError when no daemon answers.
     """
-    url = docker_url(docker_host)
-    _check_socket(url)
-    import docker  # noqa: PLC0415  # most commands do without, and it takes 0.1 s
-
-    found = []
-    try:
-        client = docker.APIClient(base_url=url, timeout=_TIMEOUT_S)
-        try:
-            for summary in client.containers():
-                try:
-                    detail = client.inspect_container(summary["Id"])
-                except docker.errors.NotFound:
-                    continue  # gone since the list was made
-                if detail["State"]["Pid"]:
-                    found.append(_container(detail))
-        finally:
-            client.close()
-    except (docker.errors.DockerException, OSError) as error:  # requests raises OSErrors
-        raise _cannot_reach(url, str(error)) from error
-    return sorted(found, key=lambda container: container.name)
+    with Docker(docker_host) as docker:
+        return docker.containers()
 
 
-def docker_namespaces(docker_host: str | None = None) -> tuple[list[Namespace], list[str]]:
-    """Return the network namespaces of the containers in scope, and warnings.
-
-    A namespace's label is its container's name. Raises as snapshot() and netns_cookie() do.
-    """
-    members = _members(docker_host)
-    chosen, warnings = labels.select(members, host=netns_cookie())
-    policy_all, more_warnings = labels.policies(members)
-    return [
-        Namespace(cookie, container.netns_path, container.name, policy_all[cookie])
-        for cookie, container in chosen.items()
-    ], warnings + more_warnings
-
-
-def namespace_owners(docker_host: str | None = None) -> dict[int, Container]:
-    """Return the container behind each namespace cookie, whatever its labels say.
-
-    The host's namespace is nobody's; one that several containers share is its maker's.
-    Raises as docker_namespaces() does.
-    """
-    owners = labels.owners(_members(docker_host))
-    owners.pop(netns_cookie(), None)
-    return owners
-
-
-def _members(docker_host: str | None) -> list[tuple[int, Container]]:
-    """Return each container with its namespace's cookie."""
-    members = []
-    for container in snapshot(docker_host):
-        try:
-            members.append((netns_cookie(container.netns_path), container))
-        except InputError:
-            continue  # it has exited meanwhile
-    return members
+def _event(raw: Mapping[str, Any]) -> Event:
+    actor = raw["Actor"]
+    attributes = actor.get("Attributes") or {}
+    network = actor["ID"] if raw["Type"] == "network" else None
+    return Event(
+        action=raw["Action"],
+        container=attributes.get("container", "") if network else actor["ID"],
+        name=attributes.get("name", ""),
+        network=network,
+        time_ns=raw["timeNano"],
+    )
 
 
 def _container(detail: Mapping[str, Any]) -> Container:
@@ -132,6 +233,8 @@ def _container(detail: Mapping[str, Any]) -> Container:
         pid=detail["State"]["Pid"],
         network_mode=detail["HostConfig"]["NetworkMode"],
         labels=detail["Config"].get("Labels") or {},
+        networks=frozenset(detail["NetworkSettings"]["Networks"] or ()),
+        paused=detail["State"]["Paused"],
     )
 
 
@@ -147,6 +250,12 @@ def _check_socket(url: str) -> None:
             # A path longer than a Unix socket's can be has no number.
             why = reason(error) if error.errno else str(error)
             raise _cannot_reach(url, why) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, _NONSENSE) and not isinstance(error, OSError):
+        return f"its answer makes no sense ({type(error).__name__}: {error})"
+    return str(error)
 
 
 def _cannot_reach(url: str, why: str) -> DockerError:

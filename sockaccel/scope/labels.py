@@ -5,106 +5,61 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sockaccel.errors import InputError
+from sockaccel.scope.ports import parse_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sockaccel.scope.docker import Container
+    from sockaccel.scope.ports import PortSet
 
 ENABLE = "sockaccel.enable"
 PORTS = "sockaccel.ports"
 POLICY = "sockaccel.policy"
+COMPOSE_PROJECT = "com.docker.compose.project"
 
-_POLICIES = ("safe", "all")
 _ANSWERS = {"true": True, "false": False}
+_POLICIES = {"safe": False, "all": True}
 
 
-def wanted(container: Container) -> bool:
-    """Return whether a container is to be accelerated as far as its own label says: opt-out.
+def wanted(container: Container) -> bool | None:
+    """Return whether a container wants to be accelerated, None when it does not say.
 
     Raises InputError, naming the container, when the label is neither true nor false.
     """
-    value = container.labels.get(ENABLE, "true")
+    return _answer(container, ENABLE, _ANSWERS, "neither true nor false")
+
+
+def ports(container: Container) -> PortSet | None:
+    """Return the ports to which a container limits its listeners, None for no limit.
+
+    Raises InputError, naming the container, when the label is no list of ports.
+    """
+    value = container.labels.get(PORTS)
+    if value is None:
+        return None
+    return parse_ports(value, f"label {PORTS} of container '{container.name}':")
+
+
+def policy_all(container: Container) -> bool:
+    """Return whether a container's programs are not to be asked what they are.
+
+    Raises InputError, naming the container, when the label is neither safe nor all.
+    """
+    return bool(_answer(container, POLICY, _POLICIES, "neither safe nor all"))
+
+
+def project(container: Container) -> str | None:
+    """Return the Compose project that a container belongs to."""
+    return container.labels.get(COMPOSE_PROJECT)
+
+
+def _answer(container: Container, label: str, answers: dict[str, bool], fault: str) -> bool | None:
+    value = container.labels.get(label)
+    if value is None:
+        return None
     try:
-        return _ANSWERS[value.strip().lower()]
+        return answers[value.strip().lower()]
     except KeyError:
         raise InputError(
-            f"cannot use label {ENABLE} of container '{container.name}': "
-            f"'{value}' is neither true nor false",
-            f"{ENABLE}=false",
+            f"cannot use label {label} of container '{container.name}': '{value}' is {fault}",
+            f"{label}={next(iter(answers))}",
         ) from None
-
-
-def policies(
-    containers: Iterable[tuple[int, Container]],
-) -> tuple[dict[int, bool], list[str]]:
-    """Return for each network namespace whether its programs are not to be asked what they are.
-
-    So only where every container in it says "all"; with the warnings on the way there.
-    """
-    answers: dict[int, bool] = {}
-    warnings: list[str] = []
-    for cookie, members in _by_namespace(containers).items():
-        values = {member.labels.get(POLICY, "safe").strip().lower() for member in members}
-        answers[cookie] = values == {"all"}
-        warnings += [
-            f"cannot use label {POLICY} of container '{member.name}': "
-            f"'{member.labels[POLICY]}' is neither safe nor all; taken as safe"
-            for member in members
-            if member.labels.get(POLICY, "safe").strip().lower() not in _POLICIES
-        ]
-    return answers, warnings
-
-
-def select(
-    containers: Iterable[tuple[int, Container]], host: int
-) -> tuple[dict[int, Container], list[str]]:
-    """Return which network namespaces are in scope, and the warnings on the way there.
-
-    containers: each with the cookie of its namespace; host: the cookie of the host's. The
-    result names, for each cookie in scope, the container that the namespace belongs to. Where
-    several share one, a single refusal is enough. The host's namespace is never in scope
-    because a container uses it, however it came to.
-    """
-    shared = _by_namespace(containers)
-    chosen: dict[int, Container] = {}
-    warnings: list[str] = []
-    for cookie, members in shared.items():
-        refused = False
-        for member in members:
-            try:
-                refused |= not wanted(member)
-            except InputError as error:
-                warnings.append(f"{error}; left on plain TCP")
-                refused = True
-        if cookie == host or any(member.network_mode == "host" for member in members):
-            warnings += [
-                f"container '{member.name}' uses the host's network and is left on plain TCP; "
-                "to include the whole host: --netns /proc/1/ns/net"
-                for member in members
-                if not refused and ENABLE in member.labels
-            ]
-        elif not refused:
-            chosen[cookie] = min(members, key=_joined_and_name)
-    return chosen, warnings
-
-
-def owners(containers: Iterable[tuple[int, Container]]) -> dict[int, Container]:
-    """Return which container each network namespace belongs to; those of host networks to none."""
-    return {
-        cookie: min(members, key=_joined_and_name)
-        for cookie, members in _by_namespace(containers).items()
-        if not any(member.network_mode == "host" for member in members)
-    }
-
-
-def _by_namespace(containers: Iterable[tuple[int, Container]]) -> dict[int, list[Container]]:
-    shared: dict[int, list[Container]] = {}
-    for cookie, container in containers:
-        shared.setdefault(cookie, []).append(container)
-    return shared
-
-
-def _joined_and_name(container: Container) -> tuple[bool, str]:
-    """Order containers that share a namespace: the one whose it is, before those that joined."""
-    return container.network_mode.startswith("container:"), container.name

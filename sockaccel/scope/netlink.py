@@ -1,4 +1,4 @@
-"""A reader of netlink dumps (netlink(7)), and the two dumps of rtnetlink(7) that are needed.
+"""A reader of netlink dumps (netlink(7)), and what is needed of rtnetlink(7).
 
 Everything here is about the network namespace of the calling thread. Raises OSError as the
 kernel reports it.
@@ -30,6 +30,11 @@ _IFLA_LINKINFO = 18
 _IFLA_INFO_KIND = 1
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
+
+# Multicast groups (linux/rtnetlink.h).
+_RTMGRP_LINK = 0x1
+_RTMGRP_IPV4_IFADDR = 0x10
+_RTMGRP_IPV6_IFADDR = 0x100
 
 _NLMSGHDR = Struct("=IHHII")  # length with header, type, flags, sequence, port
 _ERROR = Struct("=i")  # -errno
@@ -117,6 +122,37 @@ def addresses() -> list[tuple[int, IPv4Interface | IPv6Interface]]:
         elif family == socket.AF_INET6:
             found.append((index, IPv6Interface((bytes(address), prefix))))
     return found
+
+
+def changes_of_addresses() -> socket.socket:
+    """Return a socket that becomes readable when an address or a link of this namespace changes.
+
+    It does not block. What is read from it says less than asking again: after a burst the
+    kernel drops messages (ENOBUFS), see drain().
+    """
+    kernel = socket.socket(
+        socket.AF_NETLINK,
+        socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+        NETLINK_ROUTE,
+    )
+    try:
+        kernel.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+    except OSError:
+        kernel.close()
+        raise
+    return kernel
+
+
+def drain(kernel: socket.socket) -> None:
+    """Read all that is waiting in a socket that does not block."""
+    while True:
+        try:
+            kernel.recv(_BUFFER_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
 
 
 def _attributes(data: memoryview) -> dict[int, memoryview]:

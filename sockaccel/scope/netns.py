@@ -25,6 +25,8 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 OWN = "/proc/self/ns/net"
+LOOPBACK = frozenset({ip_network("127.0.0.0/8"), ip_network("::1/128")})
+"""Local to every namespace."""
 
 _CLONE_NEWNET = 0x40000000
 # Linux kernel commit e8b9eab99232 "net: retrieve netns cookie via getsocketopt" (in v5.14)
@@ -38,14 +40,12 @@ class Namespace:
     """A network namespace.
 
     cookie: the kernel's number for it, never used again until reboot; path: a file to enter
-    it by; label: what people call it (container, name under /run/netns), if anything;
-    policy_all: its programs are not asked what they are, whatever --policy says.
+    it by; label: what people call it (container, name under /run/netns), if anything.
     """
 
     cookie: int
     path: str
     label: str | None = None
-    policy_all: bool = False
 
 
 def in_netns(path_or_fd: str | Path | int, function: Callable[[], T]) -> T:
@@ -77,6 +77,14 @@ def netns_cookie(path: str | None = None) -> int:
     return _own_cookie() if path is None else in_netns(path, _own_cookie)
 
 
+def look_into(path: str) -> tuple[int, frozenset[Network]]:
+    """Return the cookie of a network namespace, and the addresses that a peer in it can have.
+
+    Raises as netns_cookie() does, and OSError when the kernel does not answer.
+    """
+    return in_netns(path, lambda: (_own_cookie(), frozenset(_networks_here())))
+
+
 def all_namespaces() -> list[Namespace]:
     """Return every network namespace that a process is in or that is mounted, each once.
 
@@ -103,14 +111,22 @@ def local_networks(namespaces: Iterable[Namespace]) -> set[Network]:
     bridges, because the next container appears there. A namespace that has gone is left out.
     Raises NotPermittedError, and OSError when the kernel does not answer.
     """
-    networks: set[Network] = {ip_network("127.0.0.0/8"), ip_network("::1/128")}
-    networks |= _networks_here()
+    networks = networks_in() | LOOPBACK
     for namespace in namespaces:
         try:
-            networks |= in_netns(namespace.path, _networks_here)
+            networks |= networks_in(namespace.path)
         except InputError:
             continue
     return networks
+
+
+def networks_in(path: str | None = None) -> set[Network]:
+    """Return the addresses of one namespace, and the subnets of its local bridges.
+
+    By default of the caller's own. Raises as in_netns() does, and OSError when the kernel
+    does not answer.
+    """
+    return _networks_here() if path is None else in_netns(path, _networks_here)
 
 
 def _networks_here() -> set[Network]:

@@ -327,12 +327,15 @@ def _fork(
 class Host:
     """A network namespace, with processes in the laboratory's cgroup."""
 
-    def __init__(self, lab: Lab, name: str) -> None:
+    def __init__(self, lab: Lab, name: str, path: Path | None = None) -> None:
+        """Make a namespace of this name, or use one that is there and stays: path."""
         self.lab = lab
         self.name = name
-        self.path = NETNS / name
-        run("ip", "netns", "add", name)
-        self.ip("link set lo up")
+        self.path = path or NETNS / name
+        self._made = path is None
+        if self._made:
+            run("ip", "netns", "add", name)
+            self.ip("link set lo up")
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._maker = _fork(_make_sockets, (theirs,), self.enter)
         theirs.close()
@@ -397,7 +400,7 @@ class Host:
 
     def ip(self, *commands: str) -> None:
         """Run ``ip`` commands in this namespace."""
-        run("ip", "-netns", self.name, "-batch", "-", stdin="\n".join(commands) + "\n")
+        self.execute("ip", "-batch", "-", stdin="\n".join(commands) + "\n")
 
     def sysctl(self, name: str, value: int | str) -> None:
         """Set a sysctl of this namespace."""
@@ -415,13 +418,14 @@ class Host:
 
     def interface_bytes(self) -> int:
         """Return the bytes that all interfaces, loopback too, have received."""
-        links = json.loads(run("ip", "-netns", self.name, "-j", "-s", "link"))
+        links = json.loads(self.execute("ip", "-j", "-s", "link"))
         return sum(link["stats64"]["rx"]["bytes"] for link in links)
 
     def close(self) -> None:
         self._channel.close()
         self._maker.kill()
-        run("ip", "netns", "del", self.name)
+        if self._made:
+            run("ip", "netns", "del", self.name)
 
 
 def _make_sockets(channel: socket.socket) -> None:
@@ -485,12 +489,13 @@ def attached(cgroup: Path) -> list[dict[str, Any]]:
 class Lab:
     """All that one test uses on this machine, and its removal."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, parent: Path | None = None) -> None:
+        """Make a laboratory whose cgroup is below this one, by default below the root."""
         self.mode = mode
         number = next(_numbers)
         self.name = f"sat{os.getpid()}_{number}"
         self.pin_dir = BPFFS / f"sockaccel_test_{os.getpid()}_{number}"
-        self.cgroup = cgroup2_mounts()[0] / self.name
+        self.cgroup = (parent or cgroup2_mounts()[0]) / self.name
         self.hosts: list[Host] = []
         self.programs: list[subprocess.Popen[bytes]] = []
         self.enabled_once = False

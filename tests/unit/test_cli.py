@@ -18,12 +18,13 @@ from sockaccel.datapath import lifecycle, state
 from sockaccel.datapath.layout import Conn, ConnRecord, PairKey, Reason, Side
 from sockaccel.datapath.options import Options
 from sockaccel.datapath.state import Datapath, Loaded, Program
-from sockaccel.errors import HostError, InputError, NotPermittedError
+from sockaccel.errors import HostError, NotPermittedError
 from sockaccel.inspect import status
 from sockaccel.inspect.processes import Owner
 from sockaccel.inspect.status import Counters, Status
 from sockaccel.scope import docker
 from sockaccel.scope.cgroup import default_cgroup
+from sockaccel.scope.selection import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +153,9 @@ def test_help_names_the_options_of_the_interface(run: Run) -> None:
         "--accelerate PROGRAM",
         "--keep-on-tcp PROGRAM",
         "--netns PATH",
+        "--opt-in",
+        "--network NAME",
+        "--project NAME",
         "--ports LIST",
         "--max-connections",
         "--docker-host URL",
@@ -207,7 +211,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Options]:
         found.append(options)
         raise HostError("cannot go on: seen enough", "stop")
 
-    monkeypatch.setattr("sockaccel.cli.enable.default_cgroup", lambda: tmp_path)
+    monkeypatch.setattr("sockaccel.cli.options.default_cgroup", lambda: tmp_path)
     monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
     monkeypatch.setattr("sockaccel.cli.enable.pins.check", lambda _: None)
     monkeypatch.setattr(lifecycle, "is_enabled", is_enabled)
@@ -243,6 +247,11 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Options]:
             "--policy safe",
         ),
         (
+            ["--scope", "all", "--network", "front"],
+            "cannot select containers: --scope all puts every network namespace in scope",
+            "--scope docker",
+        ),
+        (
             ["--policy", "all", "--keep-on-tcp", "java"],
             "cannot tell programs apart: --policy all does not ask which they are",
             "--policy safe",
@@ -250,7 +259,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Options]:
     ],
     ids=str,
 )
-def test_programs_that_cannot_be_told_apart_are_refused(
+def test_options_that_contradict_each_other_are_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     asked: list[Options],
@@ -277,6 +286,21 @@ def test_programs_are_part_of_the_options_in_whatever_order_they_come(
     assert named == same
     for options in (plain, everything):
         assert (options.accelerate, options.keep_on_tcp) == ((), ())
+
+
+def test_containers_are_selected_by_the_options_in_whatever_order_they_come(
+    monkeypatch: pytest.MonkeyPatch, asked: list[Options]
+) -> None:
+    for args in (
+        ["--opt-in", "--network", "b", "--network", "a", "--project", "shop"],
+        ["--project=shop", "--network=a", "--network=b", "--network=b", "--opt-in"],
+        [],
+    ):
+        assert in_process(monkeypatch, "enable", *args) == 78
+    first, same, plain = asked
+    assert first == same
+    assert first.selection == Policy(True, ("a", "b"), ("shop",))
+    assert plain.selection == Policy()
 
 
 def test_programs_come_from_the_environment_too(
@@ -486,7 +510,7 @@ def test_a_pin_directory_that_is_on_no_bpffs_is_refused(
     command: list[str],
 ) -> None:
     monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
-    monkeypatch.setattr("sockaccel.cli.enable.default_cgroup", lambda: Path("/c"))
+    monkeypatch.setattr("sockaccel.cli.options.default_cgroup", lambda: Path("/c"))
     assert in_process(monkeypatch, "--pin-dir", tmp_path, *command) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -645,8 +669,9 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> Pinned:
     monkeypatch.setattr(
         dump, "owners", lambda inodes: {inode: Owner(inode + 1, "nginx") for inode in inodes}
     )
-    monkeypatch.setattr(docker, "snapshot", lambda _: [container("web")])
-    monkeypatch.setattr(docker, "netns_cookie", lambda path=None: 6 if path else 1)
+    monkeypatch.setattr(dump, "snapshot", lambda _: [container("web")])
+    monkeypatch.setattr(dump, "members", lambda containers: [(6, each) for each in containers])
+    monkeypatch.setattr(dump, "netns_cookie", lambda: 1)
     return made
 
 
@@ -781,26 +806,18 @@ def test_names_of_containers_are_an_extra(
     def no_daemon(_: str | None) -> None:
         raise HostError("cannot reach Docker")
 
-    monkeypatch.setattr(docker, "snapshot", no_daemon)
+    monkeypatch.setattr(dump, "snapshot", no_daemon)
     assert dumped(monkeypatch, capsys)["connections"][0]["server"]["container"] is None
     pinned.options = Options("/c", scope="all")
-    monkeypatch.setattr(docker, "snapshot", lambda _: pytest.fail("Docker was asked"))
+    monkeypatch.setattr(dump, "snapshot", lambda _: pytest.fail("Docker was asked"))
     assert dumped(monkeypatch, capsys)["connections"][0]["server"]["container"] is None
 
 
 def test_a_container_that_has_exited_does_not_take_the_names_of_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pinned: Pinned
 ) -> None:
-    cookies = iter([InputError("cannot use namespace: gone"), 6])
-
-    def cookie(path: str | None = None) -> int:
-        answer = next(cookies) if path else 1
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(docker, "snapshot", lambda _: [container("exited"), container("web")])
-    monkeypatch.setattr(docker, "netns_cookie", cookie)
+    both = [(None, container("exited")), (6, container("web"))]
+    monkeypatch.setattr(dump, "members", lambda _: both)
     server = dumped(monkeypatch, capsys)["connections"][0]["server"]
     assert server["container"] == {"id": "w" * 64, "name": "web"}
 
@@ -808,8 +825,9 @@ def test_a_container_that_has_exited_does_not_take_the_names_of_others(
 def test_a_process_of_the_host_is_in_no_container(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pinned: Pinned
 ) -> None:
-    monkeypatch.setattr(docker, "snapshot", lambda _: [container("proxy", "host")])
-    monkeypatch.setattr(docker, "netns_cookie", lambda *_: 5)
+    monkeypatch.setattr(dump, "snapshot", lambda _: [container("proxy", "host")])
+    monkeypatch.setattr(dump, "members", lambda containers: [(5, each) for each in containers])
+    monkeypatch.setattr(dump, "netns_cookie", lambda: 5)
     assert dumped(monkeypatch, capsys)["connections"][0]["client"]["container"] is None
 
 

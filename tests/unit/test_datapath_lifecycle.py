@@ -2,104 +2,82 @@
 
 from __future__ import annotations
 
+import sys
 from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Self
 
 import pytest
+from memory_maps import Maps
 
-from sockaccel.datapath import libbpf, lifecycle, pins
-from sockaccel.datapath.layout import ProgramKey, ScopeFlags, Side, Trait
-from sockaccel.datapath.lifecycle import Scope, network_keys
+from sockaccel.datapath import lifecycle, pins
+from sockaccel.datapath.layout import ConfigFlags, ProgramKey, Side, Trait
+from sockaccel.datapath.lifecycle import Scope
 from sockaccel.datapath.options import Options
+from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.datapath.state import Datapath
 from sockaccel.errors import NotPermittedError, StateError
-from sockaccel.scope.netns import Namespace
+from sockaccel.scope.plan import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 OURS = Options("/a")
+NETWORK = ip_network("10.0.0.0/24")
 
 
-@pytest.mark.parametrize(
-    ("network", "key"),
-    [
-        ("10.1.2.0/24", "78000000 00000000000000000000ffff 0a010200"),
-        ("127.0.0.0/8", "68000000 00000000000000000000ffff 7f000000"),
-        ("192.0.2.7/32", "80000000 00000000000000000000ffff c0000207"),
-        ("0.0.0.0/0", "60000000 00000000000000000000ffff 00000000"),
-        ("::1/128", "80000000 00000000000000000000000000000001"),
-        ("fd00:1::/64", "40000000 fd000001000000000000000000000000"),
-        ("::/0", "00000000 00000000000000000000000000000000"),
-    ],
-)
-def test_the_key_of_a_network_is_the_bytes_that_the_kernel_looks_up(network: str, key: str) -> None:
-    assert network_keys([ip_network(network)]) == [bytes.fromhex(key)]
-
-
-def test_every_network_has_its_key() -> None:
-    networks = [ip_network("10.0.0.0/8"), ip_network("fe80::/10")]
-    assert network_keys(networks) == [key for one in networks for key in network_keys([one])]
-    assert network_keys([]) == []
-
-
-class Maps:
-    """As much of an opened datapath as writing to its maps takes."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.written: dict[str, dict[bytes, bytes]] = {}
-        monkeypatch.setattr(lifecycle, "Datapath", lambda _: self)
-        monkeypatch.setattr(
-            libbpf,
-            "update",
-            lambda name, key, value: self.written.setdefault(name, {}).update({key: value}),
-        )
-        monkeypatch.setattr(libbpf, "attach", lambda *_: None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def fd(self, name: str) -> str:
-        return name
+@pytest.fixture
+def maps(monkeypatch: pytest.MonkeyPatch) -> Maps:
+    made = Maps(monkeypatch)
+    monkeypatch.setattr(lifecycle, "Datapath", lambda _: made)
+    return made
 
 
 def words(written: dict[bytes, bytes]) -> dict[bytes, int]:
     assert {len(value) for value in written.values()} <= {4}
-    return {key: int.from_bytes(value, "little") for key, value in written.items()}
+    return {key: int.from_bytes(value, sys.byteorder) for key, value in written.items()}
 
 
-def test_the_maps_are_told_who_is_in_scope_and_which_programs_are_known(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    maps = Maps(monkeypatch)
-    namespaces = (Namespace(5, "/n/5"), Namespace(1 << 40, "/n/6", "web", policy_all=True))
-    options = Options("/a", accelerate=("a" * 20, "haproxy"), keep_on_tcp=("nginx",))
-    lifecycle._fill(Path("/p"), options, Scope(namespaces, None, frozenset()), 9)
-    assert words(maps.written["scope"]) == {
-        (5).to_bytes(8, "little"): ScopeFlags.MEMBER,
-        (1 << 40).to_bytes(8, "little"): ScopeFlags.MEMBER | ScopeFlags.POLICY_ALL,
-    }
-    known = words(maps.written["known_programs"])
+def test_the_maps_are_told_who_is_in_scope_and_which_programs_are_known(maps: Maps) -> None:
+    wanted = {5: Entry(False, None, by_docker=True), 6: Entry(False, None, False, by_netns=True)}
+    options = Options("/a", accelerate=("a" * 20, "haproxy"), keep_on_tcp=("nginx",), ports="65")
+    scope = Scope(lambda actual, overrides: {**actual, **overrides, **wanted}, {NETWORK})
+    assert lifecycle._fill(Path("/p"), options, scope, 9) == 2
+    assert ScopeMap(maps).entries() == wanted
+    assert ScopeMap(maps).networks() == {NETWORK: True}
+    known = words(maps.of("known_programs"))
     assert known[b"a" * 15 + b"\0"] == known[b"haproxy".ljust(16, b"\0")] == Trait.FORCED
     assert known[b"nginx".ljust(16, b"\0")] == Trait.REFUSED
     assert known[b"curl".ljust(16, b"\0")] == Trait.RECV
-    assert Options.from_bytes(maps.written["options"][bytes(4)]) == options
+    assert Options.from_bytes(maps.of("options")[bytes(4)]) == options
+    assert maps.of("ports")[bytes([1, 0, 0, 0])] == bytes([2, 0, 0, 0, 0, 0, 0, 0])
+    assert maps.config.flags == ConfigFlags.ENABLED | ConfigFlags.PORTS
+    assert maps.config.instance == 9
 
 
-def test_the_policy_hears_of_listeners_only_where_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    maps = Maps(monkeypatch)
+def test_other_options_take_the_place_of_those_before(maps: Maps) -> None:
+    lifecycle._set_options(maps, Options("/a", accelerate=("x",), ports="1-65535"))
+    maps.config.flags |= ConfigFlags.ONE_QUEUE | ConfigFlags.FIONREAD
+    options = Options("/a", keep_on_tcp=("y",), policy="all")
+    lifecycle._set_options(maps, options)
+    known = words(maps.of("known_programs"))
+    assert b"x".ljust(16, b"\0") not in known
+    assert known[b"y".ljust(16, b"\0")] == Trait.REFUSED
+    assert maps.config.flags == (
+        ConfigFlags.ENABLED | ConfigFlags.POLICY_ALL | ConfigFlags.ONE_QUEUE | ConfigFlags.FIONREAD
+    )
+    assert Options.from_bytes(maps.of("options")[bytes(4)]) == options
+
+
+def test_the_policy_hears_of_listeners_only_where_it_asks(maps: Maps) -> None:
     key = ProgramKey(b"nginx", 1, 2, 3, Side.SERVER)
     lifecycle._introduce(Path("/p"), Options("/a"), lambda: {7: key})
-    assert maps.written == {"listeners": {(7).to_bytes(8, "little"): bytes(key)}}
-    maps.written.clear()
+    assert maps.maps == {"listeners": {(7).to_bytes(8, sys.byteorder): bytes(key)}}
+    maps.maps.clear()
     everything = Options("/a", policy="all")
     lifecycle._introduce(Path("/p"), everything, lambda: pytest.fail("listeners were looked for"))
-    assert maps.written == {}
+    assert maps.maps == {}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from sockaccel.datapath.layout import OPTIONS_SIZE
 from sockaccel.datapath.options import Options
 from sockaccel.errors import InputError
+from sockaccel.scope.selection import Policy
 
 OTHERS: dict[str, tuple[object, str]] = {
     "cgroup": ("/b", "--cgroup is /a, not /b"),
@@ -19,6 +20,9 @@ OTHERS: dict[str, tuple[object, str]] = {
     "docker_host": ("unix:///d", "--docker-host is unset, not unix:///d"),
     "accelerate": (("java", "nginx"), "--accelerate is unset, not java,nginx"),
     "keep_on_tcp": (("haproxy",), "--keep-on-tcp is unset, not haproxy"),
+    "opt_in": (True, "--opt-in is unset, not set"),
+    "network": (("back", "front"), "--network is unset, not back,front"),
+    "project": (("shop",), "--project is unset, not shop"),
 }
 
 
@@ -76,9 +80,26 @@ def test_what_is_compared_after_being_stored_is_equal() -> None:
     """Lists come back from JSON where tuples went in."""
     stored = Options.from_bytes(changed().to_bytes())
     assert stored.differences(changed()) == changed().differences(stored) == []
-    for name in ("netns", "accelerate", "keep_on_tcp"):
+    for name in ("netns", "accelerate", "keep_on_tcp", "network", "project"):
         assert isinstance(getattr(stored, name), tuple), name
         assert getattr(Options.from_bytes(b'{"cgroup": "/a"}'), name) == (), name
+
+
+FIXED = {"cgroup", "scope", "max_connections"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_the_programs_were_loaded_and_attached_with_is_fixed(name: str) -> None:
+    value, text = OTHERS[name]
+    first = Options("/a")
+    assert first.fixed_differences(dataclasses.replace(first, **{name: value})) == (
+        [text] if name in FIXED else []
+    )
+
+
+def test_the_selection_is_what_the_options_say() -> None:
+    assert Options("/a").selection == Policy()
+    assert changed().selection == Policy(True, ("back", "front"), ("shop",))
 
 
 @pytest.mark.parametrize("stored", [b"", bytes(8), b"{", b"\xff", b"{}"])

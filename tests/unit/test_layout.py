@@ -12,6 +12,8 @@ from sockaccel.datapath import layout, source
 from sockaccel.datapath.layout import (
     ConfigFlags,
     Counter,
+    LocalFlags,
+    OverrideValue,
     Program,
     ProgramKey,
     Reason,
@@ -19,6 +21,7 @@ from sockaccel.datapath.layout import (
     Side,
     Trait,
 )
+from sockaccel.scope.selection import Override
 
 if TYPE_CHECKING:
     from enum import IntFlag
@@ -40,9 +43,10 @@ MIRRORS: dict[str, type[ctypes.Structure]] = {
     "conn_record": layout.ConnRecord,
     "config": layout.Config,
     "network": layout.Network,
+    "netns_port": layout.NetnsPort,
 }
-# `options` is one array of OPTIONS_SIZE bytes; the others only the kernel side touches.
-WITHOUT_MIRROR = {"handshake_key", "handshake", "peer", "options"}
+# `options` and `container_name` are one array of bytes; the others only the kernel side touches.
+WITHOUT_MIRROR = {"handshake_key", "handshake", "peer", "options", "container_name"}
 
 
 def read_constants() -> dict[str, int]:
@@ -123,6 +127,7 @@ def test_the_sizes_that_the_compiler_asserts_are_these() -> None:
 
 def test_the_sizes_of_the_arrays_agree() -> None:
     assert ctypes.sizeof(STRUCTURES["options"]) == layout.OPTIONS_SIZE
+    assert ctypes.sizeof(STRUCTURES["container_name"]) == layout.CONTAINER_NAME_SIZE
     assert CONSTANTS["PORT_WORDS"] * 8 == layout.PORTS_SIZE == 65536 // 8
 
 
@@ -166,13 +171,25 @@ def test_the_sides_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "mirror"), [("CONFIG_", ConfigFlags), ("SCOPE_", ScopeFlags), ("TRAIT_", Trait)]
+    ("prefix", "mirror"),
+    [
+        ("CONFIG_", ConfigFlags),
+        ("SCOPE_", ScopeFlags),
+        ("LOCAL_", LocalFlags),
+        ("TRAIT_", Trait),
+    ],
 )
 def test_the_flags_agree_and_are_single_bits(prefix: str, mirror: type[IntFlag]) -> None:
     flags = {name: flag.value for name, flag in mirror.__members__.items()}
     assert enumerators(prefix) == flags
     assert all(value.bit_count() == 1 for value in flags.values())
     assert len(set(flags.values())) == len(flags)
+
+
+def test_the_values_of_overrides_agree() -> None:
+    values = {name: value.value for name, value in OverrideValue.__members__.items()}
+    assert enumerators("OVERRIDE_") == values
+    assert values.keys() == Override.__members__.keys()
 
 
 def test_the_name_and_the_arguments_of_a_program_have_the_size_that_is_compared() -> None:

@@ -22,6 +22,7 @@ from sockaccel.scope.netns import (
     in_netns,
     local_networks,
     netns_cookie,
+    networks_in,
 )
 
 if TYPE_CHECKING:
@@ -243,6 +244,49 @@ def test_subnets_are_local_only_behind_bridges_without_a_way_out(other: str) -> 
             remote
         )
     assert ip_network("10.61.0.1") not in local_networks([])
+
+
+@needs_root
+def test_of_a_macvlan_only_the_addresses_that_are_here_are_local(other: str) -> None:
+    def build() -> None:
+        ip("link add wire type veth peer name far")
+        # As Docker's driver makes it: on a link of the host, whose subnet is on the wire.
+        ip("link add eth0 link wire type macvlan mode bridge")
+        ip("addr add 10.65.0.2/24 dev eth0")
+        ip("addr add fd65::2/64 dev eth0 nodad")
+        for name in ("wire", "far", "eth0"):
+            ip(f"link set {name} up")
+
+    in_netns(other, build)
+    assert {str(network) for network in networks_in(other)} >= {"10.65.0.2/32", "fd65::2/128"}
+    for remote in ("10.65.0.1", "10.65.0.3", "fd65::3"):
+        assert not any(ip_address(remote) in network for network in networks_in(other)), remote
+
+
+@needs_root
+def test_of_an_overlay_only_the_addresses_that_are_here_are_local(other: str) -> None:
+    def build() -> None:
+        # As Docker has it in a namespace of its own: the containers' veths and the tunnel
+        # are ports of one bridge, which has the gateway's address.
+        ip("link add br0 type bridge")
+        ip("link add vxlan0 type vxlan id 4096 dstport 4789")
+        ip("link set vxlan0 master br0")
+        ip("link add veth0 type veth peer name eth0")
+        ip("link set veth0 master br0")
+        ip("addr add 10.68.0.1/24 dev br0")
+        ip("addr add 10.68.0.2/24 dev eth0")
+
+    in_netns(other, build)
+    shown = {str(network) for network in networks_in(other)}
+    assert {"10.68.0.1/32", "10.68.0.2/32"} <= shown
+    assert "10.68.0.0/24" not in shown
+
+
+@needs_root
+def test_the_networks_of_one_namespace_are_its_own(other: str) -> None:
+    in_netns(other, lambda: ip("link set lo up"))
+    assert {str(network) for network in networks_in(other)} == {"127.0.0.1/32", "::1/128"}
+    assert networks_in() <= local_networks([])
 
 
 @needs_root

@@ -1,0 +1,1 @@
+"""The long-running part: keeps the scope in step with Docker."""

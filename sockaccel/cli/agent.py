@@ -1,0 +1,113 @@
+"""`sockaccel agent`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sockaccel.agent.agent import Agent
+from sockaccel.agent.debounce import DEFAULT, Window
+from sockaccel.agent.notify import Notifier
+from sockaccel.agent.presence import Presence
+from sockaccel.cli.enable import BLIND, report_trial
+from sockaccel.cli.options import enable_options, resolve
+from sockaccel.datapath import lifecycle, pins
+from sockaccel.render.units import who_text
+from sockaccel.scope.docker import docker_url
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from sockaccel.agent.agent import Start
+    from sockaccel.cli.main import Settings
+    from sockaccel.datapath.options import Options
+
+
+@click.command("agent", short_help="Enable, then keep the scope in step with Docker.")
+@enable_options
+@click.option("--disable-on-exit", is_flag=True, help="Disable when told to end.")
+@click.option(
+    "--debounce",
+    metavar="MIN:MAX",
+    default=str(DEFAULT),
+    show_default=True,
+    help="Act on what Docker tells when it has been quiet for MIN, after MAX at the latest.",
+)
+@click.pass_obj
+def command(
+    settings: Settings,
+    /,
+    *,
+    force: bool,
+    disable_on_exit: bool,
+    debounce: str,
+    **values: Any,
+) -> None:
+    """Run in the foreground: containers are in scope because they run.
+
+    Takes over what is enabled already, without touching live connections; options that differ
+    are adjusted, as far as that goes while it is enabled. Docker may come and go: while it is
+    away, what is in scope stays. SIGHUP reads the configuration again. SIGTERM ends the agent
+    and leaves acceleration on; so does `sockaccel disable`, which turns it off: exit 0, both.
+
+    \b
+    Examples:
+      sockaccel agent                             every container, from its start on
+      sockaccel agent --opt-in                    those with the label sockaccel.enable=true
+      sockaccel agent --project shop --policy all
+    """  # noqa: D301 - \b is click's
+    window = Window.parse(debounce)
+    options = resolve(values)
+    docker_url(options.docker_host)
+    lifecycle.check_capabilities()
+    pins.check(settings.pin_dir)
+    _log_to_stderr(debug=settings.debug)
+    presence = Presence(settings.pin_dir)
+    presence.claim()
+    try:
+        # Until the loop takes over: what is half done is undone, as after Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, _too_early)
+        agent = Agent(
+            settings.pin_dir,
+            options,
+            presence,
+            Notifier(),
+            window=window,
+            reload=lambda: options,
+        )
+        _report(options, agent.begin(force=force), forced=force)
+        if agent.run() and disable_on_exit:
+            lifecycle.disable(settings.pin_dir)
+    except KeyboardInterrupt:
+        return
+    finally:
+        presence.release()
+
+
+def _report(options: Options, start: Start, *, forced: bool) -> None:
+    log = logging.getLogger("sockaccel.agent")
+    for each in start.adjusted:
+        log.info("adjusted what was enabled: %s", each)
+    if start.enabled is None:
+        log.info("took over what is enabled, cgroup %s", options.cgroup)
+        return
+    who = who_text(options.scope, start.enabled.namespaces)
+    log.info("enabled for %s, cgroup %s", who, options.cgroup)
+    report_trial(options, start.enabled.trial, forced=forced)
+    click.echo(BLIND, err=True)
+
+
+def _log_to_stderr(*, debug: bool) -> None:
+    # The journal has a clock of its own.
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(format=f"{stamp}%(message)s")
+    logging.getLogger("sockaccel").setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def _too_early(_number: int, _frame: FrameType | None) -> None:
+    """Leave SIGHUP be: the configuration has just been read."""

@@ -1,0 +1,174 @@
+"""The options of `enable`, which `agent` has, too: what they are, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sockaccel.datapath.options import (
+    DEFAULT_MAX_CONNECTIONS,
+    MAX_CONNECTIONS_LIMIT,
+    Options,
+)
+from sockaccel.datapath.programs import executable_names, name_key
+from sockaccel.errors import InputError
+from sockaccel.inspect.processes import any_program
+from sockaccel.scope.cgroup import check_cgroup, default_cgroup
+from sockaccel.scope.ports import parse_ports
+from sockaccel.scope.selection import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--cgroup",
+        metavar="PATH",
+        help="Only sockets made in it or below. Default: the root of cgroup v2.",
+    ),
+    click.option(
+        "--scope",
+        type=click.Choice(["docker", "all"]),
+        default="docker",
+        show_default=True,
+        help="Every running container (and what --netns names), or every namespace.",
+    ),
+    click.option(
+        "--policy",
+        type=click.Choice(["safe", "all"]),
+        default="safe",
+        show_default=True,
+        help="safe: only programs known to read in a way that survives it; "
+        "all: whatever is in scope.",
+    ),
+    click.option(
+        "--accelerate",
+        metavar="PROGRAM",
+        multiple=True,
+        help="Name of an executable that --policy safe is to take as known; may be given again.",
+    ),
+    click.option(
+        "--keep-on-tcp",
+        metavar="PROGRAM",
+        multiple=True,
+        help="Name of an executable whose sockets stay on TCP; may be given again.",
+    ),
+    click.option(
+        "--netns",
+        metavar="PATH",
+        multiple=True,
+        help="A network namespace to put in scope; may be given again.",
+    ),
+    click.option(
+        "--opt-in", is_flag=True, help="Only containers with the label sockaccel.enable=true."
+    ),
+    click.option(
+        "--network",
+        metavar="NAME",
+        multiple=True,
+        help="Only containers attached to this Docker network; may be given again for others.",
+    ),
+    click.option(
+        "--project",
+        metavar="NAME",
+        multiple=True,
+        help="Only containers of this Compose project; may be given again for others.",
+    ),
+    click.option("--ports", metavar="LIST", help="Listeners' ports, such as 80,8000-8999."),
+    click.option(
+        "--max-connections",
+        type=click.IntRange(1, MAX_CONNECTIONS_LIMIT),
+        default=DEFAULT_MAX_CONNECTIONS,
+        show_default=True,
+        help="More stay on TCP.",
+    ),
+    click.option(
+        "--docker-host", metavar="URL", help="Default: DOCKER_HOST, else unix:///run/docker.sock."
+    ),
+    click.option("--force", is_flag=True, help="Go on although this kernel failed the trial."),
+)
+
+
+def enable_options(function: F) -> F:
+    """Give a command the options that say what to accelerate; resolve() takes their values."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def resolve(values: Mapping[str, Any]) -> Options:
+    """Return what the values of these options, by name, come to; warn of what looks wrong.
+
+    Raises:
+        InputError: a value cannot be used.
+        HostError: there is no cgroup v2.
+
+    """
+    cgroup, ports = values["cgroup"], values["ports"]
+    options = Options(
+        ports=str(parse_ports(ports)) if ports is not None else None,
+        accelerate=_program_names(values["accelerate"]),
+        keep_on_tcp=_program_names(values["keep_on_tcp"]),
+        cgroup=str(check_cgroup(cgroup) if cgroup is not None else default_cgroup()),
+        scope=values["scope"],
+        policy=values["policy"],
+        netns=tuple(sorted({str(Path(path).absolute()) for path in values["netns"]})),
+        max_connections=values["max_connections"],
+        docker_host=values["docker_host"],
+        opt_in=values["opt_in"],
+        network=tuple(sorted(set(values["network"]))),
+        project=tuple(sorted(set(values["project"]))),
+    )
+    _check_programs(options.policy, options.accelerate, options.keep_on_tcp)
+    _check_selection(options)
+    _warn_of_strangers(*options.accelerate, *options.keep_on_tcp)
+    return options
+
+
+def _program_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not name or "/" in name or "\0" in name:
+            raise InputError(
+                f"cannot use program '{name}': it is not the name of an executable",
+                "the name without its directory, such as `ls -l /proc/PID/exe` shows",
+            )
+    return tuple(sorted(set(names)))
+
+
+def _check_programs(policy: str, accelerate: tuple[str, ...], keep_on_tcp: tuple[str, ...]) -> None:
+    # Compared as the kernel side does: 15 characters.
+    refused = {name_key(name) for name in keep_on_tcp}
+    for name in accelerate:
+        if name_key(name) in refused:
+            raise InputError(
+                f"cannot accelerate program '{name}': it is given with --keep-on-tcp, too",
+                "give it once",
+            )
+    if policy == "all" and (accelerate or keep_on_tcp):
+        raise InputError(
+            "cannot tell programs apart: --policy all does not ask which they are",
+            "--policy safe",
+        )
+
+
+def _check_selection(options: Options) -> None:
+    if options.scope == "all" and options.selection != Policy():
+        raise InputError(
+            "cannot select containers: --scope all puts every network namespace in scope",
+            "--scope docker",
+        )
+
+
+def _warn_of_strangers(*names: str) -> None:
+    for name in names:
+        if not any_program(executable_names(name)):
+            click.echo(
+                f"Warning: no executable '{name}' is in PATH, and no process runs one; "
+                "`ls -l /proc/PID/exe` shows the right name",
+                err=True,
+            )
