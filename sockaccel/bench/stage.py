@@ -159,7 +159,7 @@ class Stage:
             ports = self.lab.port_bytes()
             cost.begin()
             outcome = cast.client.load(client, target, seconds)
-            cost.client_ended(client.watch)
+            cost.client_ended(client.watch, own=not self._docker)
             ports = self.lab.port_bytes() - ports
             counters = self.accelerator.counters()
             cost.end_of(self._end_children)
@@ -274,12 +274,13 @@ class _Cost:
         self._machine = of_machine()
         self._ended = of_ended_children()
 
-    def client_ended(self, watch: Watch) -> None:
+    def client_ended(self, watch: Watch, *, own: bool) -> None:
         self._used = of_ended_children() - self._ended
         self._machine = of_machine() - self._machine
         self._window_s = time.monotonic() - self._start
         self.memory = Memory(
-            peak_rss_bytes=peak_rss_bytes(self._servers) + watch.client_peak_rss_bytes,
+            # Without `own`, what was watched is Docker's client.
+            peak_rss_bytes=peak_rss_bytes(self._servers) + own * watch.client_peak_rss_bytes,
             tcp_bytes=max(watch.tcp_peak_bytes, tcp_memory_bytes()),
         )
 

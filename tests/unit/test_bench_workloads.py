@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from sockaccel.bench.workloads.sockets import compile_sockets, parse_client
 from sockaccel.errors import BenchError, HostError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
 REDIS = (
     '"test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms",'
@@ -122,6 +123,59 @@ def test_no_compiler_is_said_with_what_to_install(
     with pytest.raises(HostError, match="'cc': it is not installed") as raised:
         compile_sockets(tmp_path)
     assert raised.value.hint == "apt-get install gcc libc6-dev"
+
+
+class WrkPlace:
+    """A node where wrk leaves a report that was written before."""
+
+    address = "10.0.0.1"
+
+    def __init__(self, directory: Path, report: dict[str, object]) -> None:
+        self.directory = directory
+        self._report = report
+
+    def load(self, argv: Sequence[str], what: str, seconds: float) -> str:
+        path = next(word for word in argv if word.startswith("WRK_REPORT=")).partition("=")[2]
+        Path(path).write_text(json.dumps(self._report))
+        return ""
+
+    def call(self, function: Callable[[], int]) -> int:
+        return 850
+
+
+def wrk_report(**changes: object) -> dict[str, object]:
+    errors = dict.fromkeys(["connect", "read", "write", "status", "timeout"], 0)
+    latency = {
+        "min": 1, "max": 9, "mean": 2.0, "stdev": 1.0, "percentiles": {"50": 2},
+        "histogram": [[1, 500], [9, 500]],
+    }  # fmt: skip
+    report = {"schema": "sockaccel.wrk/1", "requests": 1000, "bytes": 850_000}
+    return {**report, "duration_us": 10**6, "errors": errors, "latency_us": latency, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"bytes": 849_999}, ["849999 bytes received by 1000 requests of 850 bytes each"]),
+        (
+            {"errors": {"connect": 0, "read": 0, "write": 0, "status": 1000, "timeout": 0}},
+            ["nginx: no live upstreams"],
+        ),
+    ],
+)
+def test_wrks_exit_code_is_not_asked_whether_all_went_well(
+    tmp_path: Path, changes: dict[str, object], said: list[str]
+) -> None:
+    (tmp_path / "error.log").write_text("first\nno live upstreams\n")
+    place: Any = WrkPlace(tmp_path, wrk_report(**changes))
+    client = http.Wrk(message_bytes=612, connections=10)
+    client.prepare(place, place)
+    outcome = client.load(place, place, 1.0)
+    assert outcome.problems == said
+    assert sum(outcome.errors.values()) == 1000 * (said == ["nginx: no live upstreams"])
+    assert outcome.payload_bytes == 612_000
+    assert outcome.metrics["latency_saturated_us_p99"] == 9.0
 
 
 def test_percentiles_are_named_after_the_load() -> None:

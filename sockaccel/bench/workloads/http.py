@@ -116,7 +116,7 @@ class Wrk:
             argv=argv,
             errors=report.errors,
             latency=latency,
-            problems=self._shortfall(report),
+            problems=[*self._shortfall(report), *(complaints(server) if report.failed else [])],
         )
 
     def _shortfall(self, report: WrkReport) -> list[str]:
@@ -126,6 +126,15 @@ class Wrk:
             return []
         said = f"{report.bytes} bytes received by {report.requests} requests"
         return [f"{said} of {self._response_bytes} bytes each"]
+
+
+def complaints(server: Place) -> list[str]:
+    """Return the last line of a server's error log, if there is any."""
+    try:
+        lines = (server.directory / "error.log").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [f"nginx: {line}" for line in lines[-1:]]
 
 
 def probe(address: str, body_bytes: int) -> int:
