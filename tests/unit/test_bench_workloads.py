@@ -17,7 +17,7 @@ from sockaccel.bench.workloads.sockets import compile_sockets, parse_client
 from sockaccel.errors import BenchError, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 REDIS = (
     '"test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms",'
@@ -134,12 +134,12 @@ class WrkPlace:
         self.directory = directory
         self._report = report
 
-    def load(self, argv: Sequence[str], what: str, seconds: float) -> str:
+    def load(self, argv: Sequence[str], *_: object) -> str:
         path = next(word for word in argv if word.startswith("WRK_REPORT=")).partition("=")[2]
         Path(path).write_text(json.dumps(self._report))
         return ""
 
-    def call(self, function: Callable[[], int]) -> int:
+    def call(self, _: object) -> int:
         return 850
 
 
