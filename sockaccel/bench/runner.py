@@ -110,7 +110,7 @@ def run_plan(
         started=_now(),
         finished=None,
         commit=describe_commit(),
-        command=sys.argv,
+        command=["sockaccel", *sys.argv[1:]],
         machine=describe_machine(),
         versions=_versions(scenario for scenario, _ in plan.cases()),
         parameters={

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,25 +12,17 @@ from typing import TYPE_CHECKING, TypeVar
 from sockaccel.bench.accelerator import COMMAND, Accelerator
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.cgroup import Cgroup, cgroup_of
+from sockaccel.bench.cost import Cost
 from sockaccel.bench.docker_lab import PROGRAMS, DockerLab
 from sockaccel.bench.dockerd import Dockerd
 from sockaccel.bench.image import build_image
 from sockaccel.bench.lab import Lab
 from sockaccel.bench.process import Child, run_load
 from sockaccel.bench.proof import Evidence
-from sockaccel.bench.result import ContextSwitches, Cpu, Memory, Proof
+from sockaccel.bench.result import Proof
 from sockaccel.bench.signals import hold
 from sockaccel.bench.textbook import Textbook
-from sockaccel.bench.usage import (
-    MachineTime,
-    Usage,
-    Watch,
-    of_ended_children,
-    of_machine,
-    of_running,
-    peak_rss_bytes,
-    tcp_memory_bytes,
-)
+from sockaccel.bench.usage import Watch
 from sockaccel.datapath import state
 from sockaccel.errors import NotPermittedError
 from sockaccel.scope.netns import in_netns, netns_cookie
@@ -40,8 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sockaccel.bench.lab import Topology
+    from sockaccel.bench.result import ContextSwitches, Cpu, Memory
     from sockaccel.bench.scenario import Case, Scenario, ServerAt
-    from sockaccel.bench.workloads.base import Client, Outcome, Server
+    from sockaccel.bench.workloads.base import Client, Server
 
 T = TypeVar("T")
 IMAGE = "bench"
@@ -131,9 +123,8 @@ class Stage:
 
     def _containers(self, tag: int) -> Topology:
         dockerd = _entered(self._stack, Dockerd(self.directory / f"sockaccel-{tag}"))
-        build_image(
-            dockerd, IMAGE, [*PROGRAMS, *{tool.name: None for tool in self._scenario.tools}]
-        )
+        tools = dict.fromkeys(tool.name for tool in self._scenario.tools)
+        build_image(dockerd, IMAGE, [*PROGRAMS, *tools])
         clients = [self._scenario.client.node]
         lab = DockerLab(dockerd, IMAGE, self._scenario.nodes, self.directory, clients=clients)
         return _entered(self._stack, lab)
@@ -155,7 +146,7 @@ class Stage:
             # After the servers: a container has its network namespace from when it starts.
             self._switch_on(arm)
             others_on = arm is not Arm.ACCELERATED and self._is_on()
-            cost = _Cost([child.pid for child in self._children])
+            cost = Cost([child.pid for child in self._children])
             ports = self.lab.port_bytes()
             cost.begin()
             outcome = cast.client.load(client, target, seconds)
@@ -257,55 +248,6 @@ class Place:
     def call(self, function: Callable[[], T]) -> T:
         """Return what a function returns when it is called in the node's network namespace."""
         return in_netns(self._stage.lab.nodes[self.node].path, function)
-
-
-class _Cost:
-    """What a run costs, from just before its client starts until its servers have ended."""
-
-    def __init__(self, servers: Sequence[int]) -> None:
-        self._servers = servers
-        self.memory = Memory(0, 0)
-        self._used = Usage()
-        self._machine = MachineTime(0.0, 0.0)
-
-    def begin(self) -> None:
-        self._before = of_running(self._servers)
-        self._start = time.monotonic()
-        self._machine = of_machine()
-        self._ended = of_ended_children()
-
-    def client_ended(self, watch: Watch, *, own: bool) -> None:
-        self._used = of_ended_children() - self._ended
-        self._machine = of_machine() - self._machine
-        self._window_s = time.monotonic() - self._start
-        self.memory = Memory(
-            # Without `own`, what was watched is Docker's client.
-            peak_rss_bytes=peak_rss_bytes(self._servers) + own * watch.client_peak_rss_bytes,
-            tcp_bytes=max(watch.tcp_peak_bytes, tcp_memory_bytes()),
-        )
-
-    def end_of(self, end_servers: Callable[[], None]) -> None:
-        ended = of_ended_children()
-        end_servers()
-        self._used += of_ended_children() - ended - self._before
-
-    def cpu(self, outcome: Outcome, *, streams: bool) -> Cpu:
-        used = self._used.cpu_s
-        # The machine was looked at a little longer than the client says that it took.
-        part = min(1.0, outcome.seconds / self._window_s)
-        busy = self._machine.busy_s * part
-        per_request = used / outcome.requests if outcome.requests else 0.0
-        return Cpu(
-            seconds_total=used,
-            machine_busy_seconds=busy,
-            steal_seconds=self._machine.steal_s * part,
-            other_seconds=max(0.0, busy - used),
-            per_million_requests=None if streams else per_request * 1e6,
-        )
-
-    @property
-    def context_switches(self) -> ContextSwitches:
-        return ContextSwitches(self._used.voluntary, self._used.involuntary)
 
 
 def cores(cpus: str, *, client: bool) -> set[int]:

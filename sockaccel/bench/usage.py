@@ -1,9 +1,4 @@
-"""What a run costs: processor time, context switches, memory.
-
-The client's share is what the kernel adds to its parent when it ends, exact and with
-all its threads and children. The servers' share is what it adds when they are ended
-right after, less what they had used before the client came.
-"""
+"""What processes and the machine have used: processor time, context switches, memory."""
 
 from __future__ import annotations
 
