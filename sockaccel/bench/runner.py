@@ -37,7 +37,7 @@ class Plan:
     """What a session is to do.
 
     seconds: the length of a run, None for each scenario's own; arms: those that are
-    wanted of each scenario's; quick: only the cases that scenarios name for it.
+    wanted of each scenario's; quick: whether this is all of it, which is noted.
     """
 
     scenarios: Sequence[Scenario]
@@ -46,14 +46,6 @@ class Plan:
     arms: Sequence[Arm]
     quick: bool
     setting: Setting
-
-    def cases(self) -> list[tuple[Scenario, list[Case]]]:
-        """Return what is measured, by scenario."""
-        chosen = [
-            (scenario, [case for case in scenario.cases if case.quick or not self.quick])
-            for scenario in self.scenarios
-        ]
-        return [(scenario, cases) for scenario, cases in chosen if cases]
 
     def arms_of(self, scenario: Scenario) -> list[Arm]:
         """Return the arms that are compared in a scenario.
@@ -68,8 +60,8 @@ class Plan:
     def runs(self) -> int:
         """Return how many runs there are, warm-ups included."""
         return sum(
-            len(cases) * len(self.arms_of(scenario)) * (1 + self.rounds)
-            for scenario, cases in self.cases()
+            len(scenario.cases) * len(self.arms_of(scenario)) * (1 + self.rounds)
+            for scenario in self.scenarios
         )
 
 
@@ -112,7 +104,7 @@ def run_plan(
         commit=describe_commit(),
         command=["sockaccel", *sys.argv[1:]],
         machine=describe_machine(),
-        versions=_versions(scenario for scenario, _ in plan.cases()),
+        versions=_versions(plan.scenarios),
         parameters={
             "seed": seed,
             "pairs": plan.rounds,
@@ -139,11 +131,11 @@ def run_plan(
 def _cases(
     plan: Plan, rng: random.Random, report: Callable[[Progress], None]
 ) -> Generator[CaseResult, None, None]:
-    for scenario, cases in plan.cases():
+    for scenario in plan.scenarios:
         stage = Stage(scenario, plan.setting)
         # Twice: a signal is raised once, and may be so just before the inner clean-up.
         with closing(stage), stage:
-            for case in cases:
+            for case in scenario.cases:
                 recorder = _Recorder(plan, scenario, case, report)
                 try:
                     recorder.play(stage, balanced_order(recorder.arms, plan.rounds, rng))

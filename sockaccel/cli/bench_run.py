@@ -107,6 +107,8 @@ def run(
       sockaccel bench run echo/64 --pairs 20 --gate 'echo/64.req_s.low>=1.4'
     """  # noqa: D301 - \b is click's
     scenarios = choose(load_all(), scenario)
+    if quick:
+        scenarios = only_quick(scenarios, named=bool(scenario))
     possible, left_out = _split(scenarios, topology, named=bool(scenario))
     _check_gates(outputs, scenarios)
     wanted = [Arm.BASELINE, *map(Arm, arm)] if arm else list(Arm)
@@ -199,6 +201,26 @@ def choose(scenarios: Mapping[str, Scenario], names: Sequence[str]) -> list[Scen
         )
         for name, chosen in cases.items()
     ]
+
+
+def only_quick(scenarios: Sequence[Scenario], *, named: bool) -> list[Scenario]:
+    """Return the scenarios that have quick cases, with those alone.
+
+    Raises:
+        InputError: a named one has none.
+
+    """
+    short = [
+        replace(scenario, cases=tuple(case for case in scenario.cases if case.quick))
+        for scenario in scenarios
+    ]
+    for scenario in short:
+        if named and not scenario.cases:
+            raise InputError(
+                f"cannot run scenario '{scenario.name}' with --quick: none of its cases is quick",
+                f"sockaccel bench run {scenario.name}",
+            )
+    return [scenario for scenario in short if scenario.cases]
 
 
 def _split(

@@ -130,19 +130,15 @@ def test_the_order_is_that_of_the_seed_which_is_noted(stage: type[FakeStage]) ->
     assert [arm for _, arm, _ in stage.played] != first
 
 
-def test_quick_is_the_named_cases_with_the_arms_and_the_time_that_are_asked_for(
-    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick = plan(*SCENARIOS.values(), quick=True, seconds=0.5, arms=[Arm.BASELINE, Arm.ACCELERATED])
-    monkeypatch.setattr(stage, "change", staticmethod(stop_at(3)))
-    run_plan(quick)
-    assert [(arm, seconds) for _, arm, seconds in stage.played[:2]] == [
-        (Arm.BASELINE, 0.2),
-        (Arm.ACCELERATED, 0.2),
-    ]
-    assert stage.played[2][2] == 0.5
-    assert quick.runs() == 14 * sum(len(cases) for _, cases in quick.cases())
-    assert [case.name for _, cases in quick.cases() for case in cases if not case.quick] == []
+def test_arms_and_seconds_are_those_that_are_asked_for(stage: type[FakeStage]) -> None:
+    short = plan(only(ECHO, "64"), seconds=0.1, arms=[Arm.BASELINE, Arm.UNIX])
+    result, _ = run_plan(short)
+    assert short.runs() == len(stage.played) == 14
+    assert {(arm, seconds) for _, arm, seconds in stage.played} == {
+        (Arm.BASELINE, 0.1),
+        (Arm.UNIX, 0.1),
+    }
+    assert result.cases[0].arms == ["baseline", "unix"]
 
 
 def test_containers_have_neither_the_textbook_program_nor_a_unix_socket() -> None:

@@ -82,6 +82,24 @@ def test_quick_is_short(session: Session) -> None:
     assert session.plan
     assert (session.plan.rounds, session.plan.seconds, session.plan.quick) == (6, 0.5, True)
     assert session.plan.arms == [Arm.BASELINE, Arm.ACCELERATED]
+    cases = [case for scenario in session.plan.scenarios for case in scenario.cases]
+    assert 0 < len(cases) <= 4
+    assert all(case.quick for case in cases)
+
+
+def test_quick_does_not_ask_for_programs_of_scenarios_that_it_does_not_run(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_tools(monkeypatch, tmp_path, "cc", "nginx", "wrk")
+    run("--quick")
+    assert [each.scenario for each in session.left_out] == ["redis"]
+
+
+def test_a_named_scenario_without_a_quick_case_is_an_error(session: Session) -> None:
+    error = run("postgres", "--quick").exception
+    assert isinstance(error, InputError)
+    assert error.hint == "sockaccel bench run postgres"
+    assert session.plan is None
 
 
 def test_options_reach_the_plan(session: Session) -> None:
