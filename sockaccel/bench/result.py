@@ -61,7 +61,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Latency:
-    """The exact histogram of a run: every value that occurred, and how often."""
+    """The histogram of a run: what occurred, and how often; exact to one part in a hundred.
+
+    Percentiles among the metrics are of the exact values where the client tells them.
+    """
 
     load: Load
     histogram: list[tuple[float, int]]  # [microseconds, count], ascending

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sockaccel.bench.arms import Arm
-from sockaccel.bench.cgroup import Cgroup
+from sockaccel.bench.cgroup import Cgroup, cgroup_of
 from sockaccel.bench.lab import NETNS_DIR
 from sockaccel.bench.proof import problems_of_round, problems_of_run
 from sockaccel.bench.scenario import load_all
@@ -94,6 +94,19 @@ def test_every_arm_of_a_workload_proves_itself_and_what_it_costs(name: str, poli
         assert run.memory.peak_rss_bytes > 1 << 20
         assert set(run.commands) == {*(at.node for at in scenario.servers), scenario.client.node}
     assert problems_of_round([run.evidence for run in runs]) == {}
+
+
+def test_children_are_born_in_a_cgroup_that_their_parent_only_visits() -> None:
+    own = cgroup_of("self")
+    with Cgroup(f"sockaccel_born_{os.getpid()}") as cgroup:
+        with cgroup.entered():
+            child = subprocess.Popen(["sleep", "60"])
+        try:
+            assert cgroup_of(child.pid) == cgroup.path
+            assert cgroup_of("self") == own
+        finally:
+            child.kill()
+            child.wait()
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

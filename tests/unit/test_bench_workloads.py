@@ -10,7 +10,7 @@ import pytest
 
 from sockaccel.bench.result import Latency, Load
 from sockaccel.bench.workloads import CLIENTS, SERVERS, http
-from sockaccel.bench.workloads.base import latency_values
+from sockaccel.bench.workloads.base import compact, latency_values
 from sockaccel.bench.workloads.postgres import parse_pgbench, read_logs
 from sockaccel.bench.workloads.redis import parse_csv
 from sockaccel.bench.workloads.sockets import compile_sockets, parse_client
@@ -176,6 +176,17 @@ def test_wrks_exit_code_is_not_asked_whether_all_went_well(
     assert sum(outcome.errors.values()) == 1000 * (said == ["nginx: no live upstreams"])
     assert outcome.payload_bytes == 612_000
     assert outcome.metrics["latency_saturated_us_p99"] == 9.0
+
+
+def test_a_compact_histogram_has_every_count_within_half_a_bucket() -> None:
+    exact = [(float(value), 1 + value % 3) for value in range(1, 60_000, 7)]
+    joined = compact(exact)
+    assert sum(count for _, count in joined) == sum(count for _, count in exact)
+    assert joined == sorted(joined)
+    assert len(joined) < 1100
+    assert [pair for pair in joined if pair[0] < 256] == [pair for pair in exact if pair[0] < 256]
+    for value, _ in exact:
+        assert min(abs(value / middle - 1) for middle, _ in joined) <= 1 / 256
 
 
 def test_percentiles_are_named_after_the_load() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +13,7 @@ from sockaccel.bench.workloads.base import (
     Outcome,
     Place,
     Tool,
+    compact,
     latency_metrics,
     latency_values,
     rate_metric,
@@ -115,7 +116,7 @@ class Wrk:
             metrics={"req_s": report.requests_per_s, **latency_values(latency)},
             argv=argv,
             errors=report.errors,
-            latency=latency,
+            latency=replace(latency, histogram=compact(latency.histogram)),
             problems=[*self._shortfall(report), *(complaints(server) if report.failed else [])],
         )
 

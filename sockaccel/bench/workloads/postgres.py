@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +17,7 @@ from sockaccel.bench.workloads.base import (
     Outcome,
     Place,
     Tool,
+    compact,
     latency_metrics,
     latency_values,
     rate_metric,
@@ -138,7 +139,7 @@ class PgBench:
             metrics={"req_s": rate, **latency_values(latency)},
             argv=argv,
             errors={"failed": failed},
-            latency=latency,
+            latency=replace(latency, histogram=compact(latency.histogram)),
         )
 
 
