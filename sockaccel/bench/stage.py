@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sockaccel.bench.accelerator import COMMAND, Accelerator
+from sockaccel.bench.accelerator import COMMAND, Accelerator, Counters
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.cgroup import Cgroup, cgroup_of
 from sockaccel.bench.cost import Cost
@@ -152,7 +152,7 @@ class Stage:
             outcome = cast.client.load(client, target, seconds)
             cost.client_ended(client.watch, own=not self._docker)
             ports = self.lab.port_bytes() - ports
-            counters = self.accelerator.counters()
+            counters = self._counters()
             cost.end_of(self._end_children)
         finally:
             self._off()
@@ -181,6 +181,11 @@ class Stage:
             self.accelerator.enable()
         elif arm is Arm.TEXTBOOK:
             self._textbook.start()
+
+    def _counters(self) -> Counters:
+        # Without pins there is nothing to ask `status` about, which takes a while.
+        pinned = self.accelerator.pin_dir.exists()
+        return self.accelerator.counters() if pinned else Counters(False, 0, 0)
 
     def _is_on(self) -> bool:
         """Return whether any datapath, whoever's, is on for what is measured."""
