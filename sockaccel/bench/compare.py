@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 GAIN = f"{ACCELERATED} / {BASELINE}"
 SAME = ("cpu", "cores", "memory_bytes", "kernel", "virtualisation", "governor")
 """What of a machine must be equal, or the comparison is one of machines."""
+SAME_PARAMETERS = ("seconds", "quick", "policy")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def compare(a: Result, b: Result) -> Comparison:
             f"cannot compare '{a.id}' with '{b.id}': no case is in both of them and valid",
             "sockaccel bench report FILE shows what is in a file",
         )
-    return Comparison(changes, [*_machines(a, b), *_cases(a, b)])
+    return Comparison(changes, [*_differences(a, b), *_cases(a, b)])
 
 
 def _changes(a: CaseResult, b: CaseResult) -> Iterator[Change]:
@@ -111,11 +112,15 @@ def _change(
     )
 
 
-def _machines(a: Result, b: Result) -> Iterator[str]:
-    for name in SAME:
-        mine, other = a.machine.get(name), b.machine.get(name)
-        if mine != other:
-            yield f"the machines differ: {name} is {mine} in A and {other} in B"
+def _differences(a: Result, b: Result) -> Iterator[str]:
+    for what, names, mine, other in (
+        ("machines", SAME, a.machine, b.machine),
+        ("measurements", SAME_PARAMETERS, a.parameters, b.parameters),
+    ):
+        for name in names:
+            before, after = mine.get(name), other.get(name)
+            if before != after:
+                yield f"the {what} differ: {name} is {before} in A and {after} in B"
 
 
 def _cases(a: Result, b: Result) -> Iterator[str]:
@@ -128,7 +133,8 @@ def _cases(a: Result, b: Result) -> Iterator[str]:
         for file, case in (("A", mine), ("B", other)):
             if not case.valid:
                 yield f"{name} is INVALID in {file}: {case.all_problems[0]}"
-        for key in sorted({*mine.parameters, *other.parameters}):
-            before, after = mine.parameters.get(key), other.parameters.get(key)
+        one, two = ({"topology": case.topology, **case.parameters} for case in (mine, other))
+        for key in sorted({*one, *two}):
+            before, after = one.get(key), two.get(key)
             if before != after:
                 yield f"{name} was not the same: {key} is {before} in A and {after} in B"

@@ -52,7 +52,7 @@ class Gate:
     def __str__(self) -> str:
         case = f"/{self.case}" if self.case else ""
         name = f"{self.scenario}{case}.{self.metric}.{self.field}"
-        return f"{name}{self.operator}{self.number:g}"
+        return f"{name}{self.operator}{self.number:.12g}"
 
     def covers(self, case_id: str) -> bool:
         """Return whether it is about a case."""
@@ -153,7 +153,7 @@ def _found(gate: Gate, case: CaseResult) -> tuple[bool, str]:
     value = _value(gate, case)
     if value is None:
         return False, "there is no such value"
-    return _OPERATORS[gate.operator](value, gate.number), f"it is {value:.6g}"
+    return _OPERATORS[gate.operator](value, gate.number), f"it is {value:.10g}"
 
 
 def _value(gate: Gate, case: CaseResult) -> float | None:

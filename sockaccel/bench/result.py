@@ -175,7 +175,7 @@ class CaseResult:
 
     scenario: str
     case: str  # unique in its scenario; names without '.' and '/'
-    title: str
+    title: str  # what the scenario measures, in one line
     topology: str
     parameters: dict[str, Any]
     commands: dict[str, list[str]]  # who runs what: role -> argv

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LEVEL = 0.95
+BEYOND = 40
+"""One in so many outcomes may lie beyond either end of an interval of that level."""
 MIN_PAIRS = 6
 """With fewer, no interval of ranks reaches the level: five equal signs are 1 in 16."""
 
@@ -71,14 +73,6 @@ def _all_positive(before: Sequence[float]) -> None:
         raise ValueError("a ratio to a measurement that is not positive")
 
 
-def quantile(ordered: Sequence[float], fraction: float) -> float:
-    """Return a quantile of sorted values, linear between neighbours."""
-    position = fraction * (len(ordered) - 1)
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
-
-
 def signed_rank_interval(ratios: Sequence[float]) -> Interval:
     """Return the interval of the centre of paired ratios, at 95 %.
 
@@ -111,8 +105,8 @@ def _middle(ordered: Sequence[float], counts: Sequence[int]) -> Interval:
     counts: in how many of the equally likely outcomes of a rank test its statistic is
     0, 1, 2, ...; it is the number of the ordered values that are on one side of 1.
     """
-    allowed = sum(counts) * (1 - LEVEL) / 2
-    left_out = sum(tail <= allowed for tail in accumulate(counts))
+    every = sum(counts)
+    left_out = sum(tail * BEYOND <= every for tail in accumulate(counts))
     if left_out == 0:
         raise ValueError("too few measurements for an interval")
     return Interval(ordered[left_out - 1], ordered[-left_out], LEVEL)

@@ -52,6 +52,15 @@ def test_a_machine_that_differs_is_a_doubt() -> None:
     ]
 
 
+def test_a_measurement_or_topology_that_differs_is_a_doubt() -> None:
+    moved = replace(A.cases[0], topology="docker")
+    other = replace(A, parameters=A.parameters | {"seconds": 0.5, "seed": 8}, cases=[moved])
+    assert compare(A, other).doubts == [
+        "the measurements differ: seconds is 2.0 in A and 0.5 in B",
+        "nginx-lb/keepalive-on was not the same: topology is netns in A and docker in B",
+    ]
+
+
 def test_cases_of_one_file_invalid_ones_and_other_parameters_are_doubts() -> None:
     common = samples.load_balancer(connections_each=1)
     first = samples.echo(64, 1.8)

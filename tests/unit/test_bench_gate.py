@@ -14,6 +14,7 @@ from sockaccel.errors import InputError
         ("nginx-lb.req_s.ratio>=1.5", Gate("nginx-lb", None, "req_s", "ratio", ">=", 1.5)),
         (" echo/64B.p99_us.median < 900 ", Gate("echo", "64B", "p99_us", "median", "<", 900)),
         ("a.b.low>0.95", Gate("a", None, "b", "low", ">", 0.95)),
+        ("a.b.median>=1234567.8", Gate("a", None, "b", "median", ">=", 1_234_567.8)),
         ("a.b.high<=2", Gate("a", None, "b", "high", "<=", 2)),
     ],
 )

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from sockaccel.bench.result import Result
 
-NOBODY = "not an origin"
-"""The initiator of what the browser itself asks for, not the page."""
+# Who asks for what the browser itself wants: its services, and pages of its own.
+BROWSER = ("not an origin", "chrome:", "chrome-untrusted:", "devtools:")
+OWN_PAGE = re.compile(r"source: (chrome|chrome-untrusted|devtools):")
 
 
 @dataclass
@@ -59,11 +60,16 @@ def browse(page: Path, profile: Path) -> Seen:
     asked = [event.get("params", {}) for event in events]
     return Seen(
         dom=done.stdout,
-        console=[line for line in done.stderr.splitlines() if ":CONSOLE" in line],
+        console=[
+            line
+            for line in done.stderr.splitlines()
+            if ":CONSOLE" in line and not OWN_PAGE.search(line)
+        ],
         requests=[
             params["url"]
             for params in asked
-            if params.get("initiator", NOBODY) != NOBODY and not params["url"].startswith("data:")
+            if not params.get("initiator", BROWSER[0]).startswith(BROWSER)
+            and not params["url"].startswith("data:")
         ],
     )
 

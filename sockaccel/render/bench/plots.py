@@ -205,7 +205,7 @@ def _by_size(cases: Sequence[CaseResult], name: str, which: str) -> Figure:
         for end in (each.low, each.high)
     ]
     x = Axis("message size", -0.5, len(sizes) - 0.5, list(enumerate(sizes)))
-    y = linear_axis("ratio", min(1.0, *ends), max(1.0, *ends), "{:g}x".format)
+    y = linear_axis(f"ratio to {BASELINE}", min(1.0, *ends), max(1.0, *ends), "{:g}x".format)
     series = [
         _ratio_series(
             arm, ordered[0].arms.index(arm), of_arm, (place - (len(ratios) - 1) / 2) * ARM_GAP
@@ -230,7 +230,7 @@ def _by_size(cases: Sequence[CaseResult], name: str, which: str) -> Figure:
 def _ratio_series(arm: str, colour: int, ratios: dict[int, Ratio], shift: float) -> Series:
     points = [(index + shift, ratio.median) for index, ratio in ratios.items()]
     intervals = [(index + shift, ratio.low, ratio.high) for index, ratio in ratios.items()]
-    return Series(f"{arm} / {BASELINE}", colour, points, points, intervals)
+    return Series(arm, colour, points, points, intervals)
 
 
 def _ratio_cell(ratio: Ratio | None) -> str:
