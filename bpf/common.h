@@ -3,8 +3,19 @@
  * Helpers of the programs. Fields of kernel structures are read at offsets that
  * the loader takes from the kernel's BTF (OFF_…), so no kernel header is needed.
  */
+
+/*
+ * By names of our own: BCC makes bpf_probe_read(), which these programs may not call, of
+ * bpf_probe_read_kernel() and the like where /proc/kallsyms hides addresses from it, that is
+ * without CAP_SYSLOG (kernel.kptr_restrict 1) or from everybody (2).
+ */
+static long (*read_kernel)(void *, u32, const void *) = (void *)BPF_FUNC_probe_read_kernel;
+static long (*read_kernel_string)(void *, u32,
+				  const void *) = (void *)BPF_FUNC_probe_read_kernel_str;
+static long (*read_user)(void *, u32, const void *) = (void *)BPF_FUNC_probe_read_user;
+
 #define read_field(dst, base, offset) \
-	bpf_probe_read_kernel((dst), sizeof(*(dst)), (void *)((base) + (offset)))
+	read_kernel((dst), sizeof(*(dst)), (void *)((base) + (offset)))
 
 static __always_inline struct config *get_config(void)
 {

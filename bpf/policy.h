@@ -19,7 +19,7 @@ static __always_inline int current_executable(struct program_key *key)
 	read_field(&inode, file, OFF_FILE_INODE);
 	read_field(&dentry, file, OFF_FILE_DENTRY);
 	read_field(&name, dentry, OFF_DENTRY_NAME);
-	bpf_probe_read_kernel_str(key->name, sizeof(key->name), (void *)name);
+	read_kernel_string(key->name, sizeof(key->name), (void *)name);
 	read_field(&key->size, inode, OFF_INODE_SIZE);
 	read_field(&seconds, inode, OFF_INODE_MTIME_SEC);
 	read_field(&nanoseconds, inode, OFF_INODE_MTIME_NSEC);
@@ -54,7 +54,7 @@ static __always_inline u64 arguments_hash(void)
 	length = end - start;
 	if (length > ARGUMENTS_SIZE)
 		length = ARGUMENTS_SIZE;
-	bpf_probe_read_user(arguments, length, (void *)start);
+	read_user(arguments, length, (void *)start);
 #pragma unroll
 	for (int i = 0; i < ARGUMENTS_SIZE / 8; i++) {
 		hash = (hash ^ arguments->words[i]) * 0x100000001b3ULL;

@@ -4,6 +4,7 @@ SockaccelError
 +-- NotPermittedError     a capability is missing                   (exit 77)
 +-- HostError             the host cannot do it or is misconfigured (exit 78)
 |   +-- BccError          BCC is missing, unusable or an impostor
+|   +-- ConfigError       the configuration file cannot be used
 |   +-- DockerError       no usable Docker daemon
 +-- DatapathError         the kernel side failed                    (exit 1)
 |   +-- CompileError      the C programs do not compile
@@ -47,6 +48,10 @@ class HostError(SockaccelError):
 
 class BccError(HostError):
     """BCC cannot be imported, or what can be imported is not BCC."""
+
+
+class ConfigError(HostError):
+    """The configuration file cannot be read, or says what no option takes."""
 
 
 class DockerError(HostError):

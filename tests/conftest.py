@@ -10,6 +10,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# No test depends on how this host is configured, nor does any process that it starts.
+os.environ["SOCKACCEL_CONFIG"] = os.devnull
+
 
 @pytest.fixture(scope="session")
 def require() -> Callable[[str, list[str]], None]:

@@ -178,15 +178,17 @@ class Agent:
 
     def _guard(self) -> None:
         """End when somebody has disabled it, even if it was enabled anew."""
-        try:
-            same = self._pin_dir.stat().st_ino == self._identity
-        except OSError:
-            same = False
-        if same:
+        if self._is_ours():
             self._loop.after(_GUARD_S, self._guard)
         else:
             log.warning("disabled by somebody else: the agent ends")
             self._loop.stop()
+
+    def _is_ours(self) -> bool:
+        try:
+            return self._pin_dir.stat().st_ino == self._identity
+        except OSError:
+            return False
 
     def _keep_alive(self) -> None:
         self._notifier.alive()
@@ -266,6 +268,9 @@ class Agent:
 
     def _apply(self) -> None:
         """Bring what is in scope up to date."""
+        if not self._is_ours():
+            self._guard()
+            return
         selection = self._selection()
         decisions: list[Decision] = []
         warnings: list[str] = []
@@ -285,14 +290,11 @@ class Agent:
         except BlockingIOError:
             self._loop.after(_LOCKED_S, self._apply)
             return
-        except StateError:
-            self._guard()
-            return
-        except DatapathError as error:
+        except (DatapathError, StateError) as error:
             if str(error) != self._trouble:
                 self._trouble = str(error)
-                log.error("%s", error)
-            self._tell()
+                log.warning("%s", error)
+            self._note_docker()
             return
         self._trouble = None
         self._noted = networks

@@ -7,6 +7,7 @@ again: after a while, from the start. Meanwhile the last picture stays.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from sockaccel.agent.debounce import Window
     from sockaccel.agent.loop import Loop
     from sockaccel.agent.watcher import Member, Message
+    from sockaccel.scope.docker import Event
+
+log = logging.getLogger("sockaccel.agent")
 
 PING_S = 10.0
 """How often to ask a daemon that says nothing whether it lives."""
@@ -59,6 +63,7 @@ class Link:
         self._backoff = Backoff(first_s=0.1, most_s=5.0, lasted_s=30.0)
         self._debounce = Debounce(window)
         self._began = 0.0
+        self._asked = 0.0
         self._subscribed = False
         self._was_connected = False
         self._dirty: set[str] = set()
@@ -66,6 +71,8 @@ class Link:
         self._ping_wanted = False
         # The subscription under which the inspector is at work; None: it is not.
         self._busy_for: int | None = None
+        # At whom it looks; None: all.
+        self._looking: frozenset[str] | None = frozenset()
 
         self.url = docker_url(docker_host)
         """The socket that is asked."""
@@ -79,6 +86,8 @@ class Link:
         self.reconnects = 0
         self.last_resync: float | None = None
         """When all containers were listed; seconds since the epoch."""
+        self.resync_s: float | None = None
+        """How many seconds that took."""
 
     def start(self) -> None:
         """Subscribe."""
@@ -97,13 +106,15 @@ class Link:
                 self._loop.cancel(self._give_up)
                 self._subscribed = self._list_wanted = True
             case Rang(stream, event) if stream == self._reader.stream:
-                self._dirty.add(event.container)
-                self._debounce.ring(self._loop.clock())
+                log.debug("%s", event)
+                if self._concerns(event):
+                    self._dirty.add(event.container)
+                    self._debounce.ring(self._loop.clock())
             case Lost(stream, why) if stream == self._reader.stream:
                 self._lose(why)
             case Listed() | Inspected() | Answered() | Failed():
                 current = self._busy_for == self._reader.stream
-                self._busy_for = None
+                self._busy_for, self._looking = None, frozenset()
                 if current:
                     self._take(message)
         self._work()
@@ -111,7 +122,13 @@ class Link:
     def state(self) -> DockerState:
         """Return what `status` shows of it."""
         return DockerState(
-            self.url, self.connected, self.since, self.error, self.reconnects, self.last_resync
+            url=self.url,
+            connected=self.connected,
+            since=self.since,
+            error=self.error,
+            reconnects=self.reconnects,
+            last_resync=self.last_resync,
+            resync_s=self.resync_s,
         )
 
     def _take(self, message: Listed | Inspected | Answered | Failed) -> None:
@@ -122,6 +139,8 @@ class Link:
             case Listed(members):
                 self.members = dict(members)
                 self.last_resync = time.time()
+                self.resync_s = self._loop.clock() - self._asked
+                log.debug("listed %d containers in %.3f s", len(members), self.resync_s)
                 self._loop.after(RESYNC_S, self._resync)
                 self._connect()
                 self._changed()
@@ -133,6 +152,16 @@ class Link:
                 self._changed()
         self._loop.after(PING_S, self._ping)
 
+    def _concerns(self, event: Event) -> bool:
+        """Return whether an event is about a container that runs, or may.
+
+        A container joins its networks before it starts; who asks Docker about it then waits
+        until it has started, and all others with it. Its start is an event of its own.
+        """
+        if event.network is None or self._looking is None:
+            return True
+        return event.container in {*self._dirty, *self._looking, *(self.members or ())}
+
     def _work(self) -> None:
         """Give the inspector something to do, if it has nothing; the most urgent first."""
         if not self._subscribed or self._busy_for is not None:
@@ -141,9 +170,12 @@ class Link:
             self._list_wanted = False
             self._dirty.clear()
             self._debounce.forget()
+            self._looking = None
+            self._asked = self._loop.clock()
             self._inspector.list_all()
         elif self._debounce.take(self._loop.clock()):
-            self._inspector.inspect(self._dirty)
+            self._looking = frozenset(self._dirty)
+            self._inspector.inspect(self._looking)
             self._dirty.clear()
         elif self._ping_wanted:
             self._inspector.ping()
@@ -162,6 +194,7 @@ class Link:
         self.connected, self.error, self.since = True, None, time.time()
 
     def _lose(self, why: str) -> None:
+        log.debug("lost: %s", why)
         self._reader.close()
         self._subscribed = self._list_wanted = self._ping_wanted = False
         self._loop.cancel(self._give_up, self._ping, self._resync, self._work)

@@ -83,6 +83,7 @@ class Loop(Generic[Message]):
 
     def run(self, handle: Callable[[Message], None]) -> None:
         """Pass on messages and call back, until stop(). What they raise ends it."""
+        self._stopped = False
         while not self._stopped:
             for key, _ in self._selector.select(self._wait_s()):
                 key.data()
@@ -99,7 +100,7 @@ class Loop(Generic[Message]):
 
     def _fire(self) -> None:
         now = self.clock()
-        for callback in [each for each, when in self._timers.items() if when <= now]:
+        for callback in sorted(self._timers, key=lambda each: self._timers[each]):
             # One before it may have cancelled it, or put it off.
             if not self._stopped and self._timers.get(callback, now + 1) <= now:
                 del self._timers[callback]

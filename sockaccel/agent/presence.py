@@ -41,6 +41,8 @@ class DockerState:
     """Why it is not connected."""
     reconnects: int = 0
     last_resync: float | None = None
+    resync_s: float | None = None
+    """How many seconds the last one took."""
 
 
 @dataclass(frozen=True)

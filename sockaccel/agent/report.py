@@ -6,14 +6,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from sockaccel.agent.presence import Skipped
+from sockaccel.render.units import SHORT_ID
 from sockaccel.scope.selection import Why
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from sockaccel.scope.selection import Decision
-
-_SHORT_ID = 12  # as `docker ps` prints it
 
 
 def news(before: Mapping[str, Decision] | None, after: Mapping[str, Decision]) -> Iterator[str]:
@@ -65,7 +64,7 @@ def _fate(decision: Decision) -> tuple[bool, Why, int | None]:
 
 
 def _name(decision: Decision) -> str:
-    return f"container '{decision.container.name}' ({decision.container.id[:_SHORT_ID]})"
+    return f"container '{decision.container.name}' ({decision.container.id[:SHORT_ID]})"
 
 
 def _because(decision: Decision) -> str:

@@ -161,7 +161,7 @@ class EventReader:
             self._report(Subscribed(stream))
             for event in events:
                 self._report(Rang(stream, event))
-            self._report(Lost(stream, "Docker has closed the connection"))
+            self._report(Lost(stream, f"lost Docker at '{events.url}': it closed the connection"))
         except DockerError as error:
             self._report(Lost(stream, str(error)))
         except BaseException as error:  # the loop must learn of a defect

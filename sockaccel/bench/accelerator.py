@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-COMMAND = (sys.executable, "-m", "sockaccel")
+# What is measured must not depend on how this host is configured.
+COMMAND = (sys.executable, "-m", "sockaccel", "--config", os.devnull)
 SCHEMA = "sockaccel.status/1"
 EXIT_ACTIVE, EXIT_INACTIVE = 0, 3
 

@@ -132,7 +132,11 @@ class DockerLab:
         """
         with hold():
             server = _Server(self.nodes[node], self._run_arguments(node, argv))
-            server.await_container()
+            try:
+                server.await_container()
+            except BenchError:
+                server.end()
+                raise
         return server
 
     def command(self, node: str, argv: Sequence[str]) -> list[str]:
@@ -211,7 +215,6 @@ class _Server(Child):
         name = f"--filter=name=^{self._node.container}$"
         while self.running() and not self._node.dockerd.docker("ps", "--quiet", name):
             if time.monotonic() > deadline:
-                self.end()
                 raise BenchError(
                     f"cannot start container '{self._node.container}':"
                     f" it does not run after {START_TIMEOUT_S:g} s"

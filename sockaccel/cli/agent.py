@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from sockaccel.agent.agent import Agent
 from sockaccel.agent.debounce import DEFAULT, Window
 from sockaccel.agent.notify import Notifier
 from sockaccel.agent.presence import Presence
+from sockaccel.cli import values
 from sockaccel.cli.enable import BLIND, report_trial
 from sockaccel.cli.options import enable_options, resolve
 from sockaccel.datapath import lifecycle, pins
@@ -37,15 +39,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="Act on what Docker tells when it has been quiet for MIN, after MAX at the latest.",
 )
-@click.pass_obj
+@click.pass_context
 def command(
-    settings: Settings,
+    context: click.Context,
     /,
     *,
     force: bool,
     disable_on_exit: bool,
     debounce: str,
-    **values: Any,
+    **given: Any,
 ) -> None:
     """Run in the foreground: containers are in scope because they run.
 
@@ -60,14 +62,16 @@ def command(
       sockaccel agent --opt-in                    those with the label sockaccel.enable=true
       sockaccel agent --project shop --policy all
     """  # noqa: D301 - \b is click's
+    settings: Settings = context.obj
     window = Window.parse(debounce)
-    options = resolve(values)
+    options = resolve(given)
     docker_url(options.docker_host)
     lifecycle.check_capabilities()
     pins.check(settings.pin_dir)
     _log_to_stderr(debug=settings.debug)
     presence = Presence(settings.pin_dir)
     presence.claim()
+    told_to_end = True
     try:
         # Until the loop takes over: what is half done is undone, as after Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -78,13 +82,13 @@ def command(
             presence,
             Notifier(),
             window=window,
-            reload=lambda: options,
+            reload=lambda: resolve(values.reload(context)),
         )
-        _report(options, agent.begin(force=force), forced=force)
-        if agent.run() and disable_on_exit:
+        with suppress(KeyboardInterrupt):
+            _report(options, agent.begin(force=force), forced=force)
+            told_to_end = agent.run()
+        if told_to_end and disable_on_exit:
             lifecycle.disable(settings.pin_dir)
-    except KeyboardInterrupt:
-        return
     finally:
         presence.release()
 

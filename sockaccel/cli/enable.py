@@ -186,7 +186,8 @@ def _report(
         )
     if not enabled.namespaces:
         click.echo(
-            "Warning: nobody is in scope: no container runs, and no --netns is given", err=True
+            "Warning: nobody is in scope: no container runs that is to be, and no --netns is given",
+            err=True,
         )
     report_trial(options, enabled.trial, forced=forced)
     click.echo(BLIND, err=True)

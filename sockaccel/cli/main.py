@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from sockaccel import __version__
+from sockaccel.cli import values
 from sockaccel.errors import SockaccelError, reason
 from sockaccel.render import options
 from sockaccel.render.errors import show
@@ -27,6 +28,7 @@ _COMMANDS = {
     "scope": "sockaccel.cli.scope",
     "doctor": "sockaccel.cli.doctor",
     "bench": "sockaccel.cli.bench",
+    "config": "sockaccel.cli.config",
 }
 
 
@@ -59,6 +61,14 @@ class _LazyGroup(click.Group):
         command: click.Command = import_module(_COMMANDS[cmd_name]).command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, words = super().resolve_command(ctx, args)
+        if name and command:
+            values.prepare(ctx, name, command, words)
+        return name, command, words
+
 
 def _set_output(context: click.Context, _: click.Parameter, value: str | None) -> None:
     if value:
@@ -81,7 +91,16 @@ def output_option(function: F) -> F:
     cls=_LazyGroup,
     context_settings={"auto_envvar_prefix": "SOCKACCEL", "help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, prog_name="sockaccel")
+@click.version_option(__version__, prog_name="sockaccel", allow_from_autoenv=False)
+@click.option(
+    "--config",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=values.read_file,
+    help=f"Default: {values.DEFAULT_PATH}, which may be absent. {os.devnull}: none.",
+)
 @options.output_option
 @click.option(
     "--pin-dir",

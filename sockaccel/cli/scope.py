@@ -217,15 +217,16 @@ def _print_tables(
     overrides: Mapping[str, Override],
 ) -> None:
     if containers:
-        click.echo(render_table(_CONTAINER_HEADER, map(_container_row, containers)))
+        rows = [_container_row(each, containers) for each in containers]
+        click.echo(render_table(_CONTAINER_HEADER, rows))
     else:
         click.echo("no container runs")
     if namespaces:
-        rows = [
+        places = [
             (each.path or "-", str(each.cookie or "-"), _yes(each.in_scope), each.why)
             for each in namespaces
         ]
-        click.echo(f"\n{render_table(_NAMESPACE_HEADER, rows)}")
+        click.echo(f"\n{render_table(_NAMESPACE_HEADER, places)}")
     absent = overrides.keys() - {each.container.name for each in containers}
     if absent:
         words = [(name, _DONE[overrides[name]]) for name in sorted(absent)]
@@ -234,12 +235,11 @@ def _print_tables(
         click.echo("Note: what is pending is done by `sockaccel agent`, or by enable", err=True)
 
 
-def _container_row(each: ContainerScope) -> tuple[str, ...]:
+def _container_row(each: ContainerScope, everybody: list[ContainerScope]) -> tuple[str, ...]:
     policy = ports = "-"
     if each.in_scope:
         policy = _policy(each)
         ports = "all" if each.ports is None else str(each.ports) or "none"
-    networks = ",".join(sorted(each.container.networks)) or each.container.network_mode
     return (
         each.container.name,
         each.container.id[:_SHORT_ID],
@@ -247,8 +247,16 @@ def _container_row(each: ContainerScope) -> tuple[str, ...]:
         each.why,
         policy,
         ports,
-        networks,
+        _networks_text(each.container, [other.container for other in everybody]),
     )
+
+
+def _networks_text(container: Container, others: Collection[Container]) -> str:
+    kind, of_another, maker = container.network_mode.partition("container:")
+    if not of_another:
+        return ",".join(sorted(container.networks)) or kind
+    names = [other.name for other in others if maker in (other.id, other.name)]
+    return f"{of_another}{names[0] if names else maker[:_SHORT_ID]}"
 
 
 def _container_json(each: ContainerScope) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,9 +16,10 @@ from sockaccel.inspect import status
 from sockaccel.render.errors import show
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
-from sockaccel.render.units import bytes_text, who_text
+from sockaccel.render.units import SHORT_ID, bytes_text, duration_text, who_text
 
 if TYPE_CHECKING:
+    from sockaccel.agent.presence import Agent, DockerState
     from sockaccel.inspect.status import Status
 
 _INACTIVE, _UNKNOWN = 3, 4
@@ -85,12 +88,20 @@ def _print_json(result: Status) -> None:
             }
             for each in result.learned
         ],
-        agent={"running": False, "pid": None},
+        agent=_agent(result.agent),
         draining=[
             {"map_id": each.map_id, "entries": each.entries, "redirecting": each.redirecting}
             for each in result.draining
         ],
     )
+
+
+def _agent(agent: Agent | None) -> dict[str, Any]:
+    if agent is None:
+        return {"running": False, "pid": None}
+    # 0: of another pid namespace.
+    said = asdict(agent.state) if agent.state else {}
+    return {"running": True, "pid": agent.pid or None, **said}
 
 
 def _print(result: Status, settings: Settings) -> None:
@@ -106,6 +117,7 @@ def _print(result: Status, settings: Settings) -> None:
     for each in result.draining:
         how = "still redirected: disable puts them on TCP" if each.redirecting else "on TCP"
         click.echo(f"{each.entries} sockets of an earlier enable are still open, {how}")
+    _print_agent(result.agent)
     if not result.active:
         return
     click.echo()
@@ -144,6 +156,45 @@ def _print(result: Status, settings: Settings) -> None:
         ]
         header = ("LEARNED OF", "AS", "VERDICT", "CREDITED CONNECTIONS")
         click.echo(render_table(header, learned, {3}))
+
+
+def _print_agent(agent: Agent | None) -> None:
+    if agent is None:
+        return
+    state = agent.state
+    click.echo(f"\nagent         {f'process {agent.pid}' if agent.pid else 'runs'}")
+    if state is None:
+        return
+    if docker := state.docker:
+        click.echo(f"docker        {docker.url}: {_docker_text(docker)}")
+    if state.decisions:
+        shown = ", ".join(f"{number} {why}" for why, number in state.decisions.items())
+        click.echo(f"containers    {shown}")
+    for each in state.skipped:
+        click.echo(f"left on TCP   {each.container} ({each.id[:SHORT_ID]}): {each.why}")
+    if state.open_before:
+        plural = "s were" if state.open_before != 1 else " was"
+        click.echo(
+            f"older         {state.open_before} local connection{plural} open before their "
+            "containers came into scope, and stay on TCP"
+        )
+    if state.trouble:
+        click.echo(f"trouble       {state.trouble}")
+
+
+def _docker_text(docker: DockerState) -> str:
+    now = time.time()
+    lasted = duration_text(now - docker.since)
+    if not docker.connected:
+        why = f"{docker.error}; what is in scope stays" if docker.error else "asking"
+        return f"away for {lasted}: {why}"
+    text = f"connected for {lasted}"
+    if docker.reconnects:
+        text += f", {docker.reconnects} reconnect{'s' * (docker.reconnects != 1)}"
+    if docker.last_resync and docker.resync_s is not None:
+        ago = duration_text(now - docker.last_resync)
+        text += f", all listed {ago} ago in {docker.resync_s:.2f} s"
+    return text
 
 
 def _yes(value: bool) -> str:

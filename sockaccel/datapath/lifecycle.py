@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -265,7 +265,7 @@ def override_scope(
 
 
 def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
-    """Give what is enabled other options, and return the differences.
+    """Give what is enabled other options; return how these differ from what it had.
 
     They hold for connections that are made from now on; who is in scope is for update_scope().
 
@@ -274,11 +274,11 @@ def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
         NotPermittedError: this user may not.
 
     """
-    with pins.locked(pin_dir), _changing_scope(pin_dir) as datapath:
+    with _changing_scope(pin_dir) as datapath:
         present = datapath.options
         if fixed := present.fixed_differences(options):
             raise _other_options(pin_dir, fixed)
-        differences = present.differences(options)
+        differences = options.differences(present)
         if differences:
             _watch_readers(pin_dir, options)
             _set_options(datapath, options)
@@ -358,8 +358,10 @@ def disable(pin_dir: Path) -> bool:
     # At once: the lock may be held by a compiler, that of another pin directory even.
     if Datapath.open(pin_dir):
         state.switch_off(pin_dir)
-    with pins.locked(pin_dir):
+    with pins.locked(pin_dir), ExitStack() as stack:
         datapath = Datapath.open(pin_dir)
+        if datapath:
+            stack.enter_context(pins.scope_locked(pin_dir))  # adjust() pins a link
         state.switch_off(pin_dir)
         was_enabled = _detach(datapath) if datapath else False
         try:

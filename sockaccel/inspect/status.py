@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sockaccel.agent import presence
 from sockaccel.datapath import libbpf, pins, state
 from sockaccel.datapath.layout import ConfigFlags, ConnRecord, Counter, Reason, Side, Trait
 from sockaccel.datapath.programs import verdict
@@ -15,6 +16,8 @@ from sockaccel.inspect.connections import tcp_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from sockaccel.agent.presence import Agent
 
 
 @dataclass
@@ -61,6 +64,8 @@ class Status:
     counters: Counters = field(default_factory=Counters)
     draining: tuple[Loaded, ...] = ()
     learned: tuple[Judgement, ...] = ()
+    agent: Agent | None = None
+    """The agent that keeps the scope, if one runs."""
 
 
 def total(closed: Sequence[int], live: Iterable[ConnRecord]) -> Counters:
@@ -97,9 +102,10 @@ def read(pin_dir: Path) -> Status:
 
     """
     datapath = Datapath.open(pin_dir)
+    agent = presence.find(pin_dir)
     if datapath is None:
         pins.check_visible(pin_dir)
-        return Status(active=False, draining=_draining(pin_dir))
+        return Status(active=False, draining=_draining(pin_dir), agent=agent)
     with datapath:
         if not datapath.active:
             return Status(
@@ -107,6 +113,7 @@ def read(pin_dir: Path) -> Status:
                 detached=datapath.has(pins.LINK) and not datapath.attached,
                 programs=tuple(datapath.programs()),
                 draining=_draining(pin_dir),
+                agent=agent,
             )
         options = datapath.options
         info = libbpf.map_info(datapath.fd("sock_ops_map"))
@@ -123,6 +130,7 @@ def read(pin_dir: Path) -> Status:
             counters=total(datapath.counters(), datapath.records()),
             draining=_draining(pin_dir),
             learned=tuple(_learned(datapath)),
+            agent=agent,
         )
 
 

@@ -2,6 +2,9 @@
 
 import math
 
+SHORT_ID = 12
+"""Digits of a container's id that `docker ps` prints, and people read."""
+
 _STEP = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -17,6 +20,15 @@ def bytes_text(number: int) -> str:
         value /= _STEP
         exponent += 1
     return f"{value:.1f} {_UNITS[exponent - 1]}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a time such as ``42 s``, ``5 min``, ``3 h`` or ``2 d``; rounded down."""
+    whole = max(0, int(seconds))
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if whole >= 2 * size:
+            return f"{whole // size} {unit}"
+    return f"{whole} s"
 
 
 def who_text(scope: str, namespaces: int) -> str:

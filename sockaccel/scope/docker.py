@@ -101,6 +101,7 @@ class Events:
 
     def __init__(self, docker: Docker) -> None:
         self._docker = docker
+        self.url = docker.url
         with docker.asked() as client:
             # Docker answers a moment before it listens to itself; what falls in between is
             # told again because of `since`.
@@ -171,9 +172,9 @@ class Docker:
         with self.asked() as client:
             try:
                 detail = client.inspect_container(container_id)
-            except docker.errors.APIError:
+                return _container(detail) if detail["State"]["Pid"] else None
+            except (docker.errors.APIError, *_NONSENSE):
                 return None
-            return _container(detail) if detail["State"]["Pid"] else None
 
     def events(self) -> Events:
         """Return what happens from now on, on a connection of its own."""
@@ -192,14 +193,7 @@ class Docker:
             yield self._client
         except DockerError:
             raise
-        # requests raises OSErrors; the others: an answer that is not what a daemon says.
-        except (
-            docker.errors.DockerException,
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-        ) as error:
+        except (docker.errors.DockerException, OSError, *_NONSENSE) as error:
             self.close()
             raise _cannot_reach(self.url, _why(error)) from error
 
@@ -255,7 +249,8 @@ def _check_socket(url: str) -> None:
 def _why(error: Exception) -> str:
     if isinstance(error, _NONSENSE) and not isinstance(error, OSError):
         return f"its answer makes no sense ({type(error).__name__}: {error})"
-    return str(error)
+    # docker wraps the timeout of requests, which wraps that of urllib3.
+    return f"timed out after {_TIMEOUT_S} s" if "timed out" in str(error) else str(error)
 
 
 def _cannot_reach(url: str, why: str) -> DockerError:

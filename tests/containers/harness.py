@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -115,7 +114,8 @@ class DockerLab(Lab):
     def container(self, name: str, *options: str, command: tuple[str, ...] = ()) -> Container:
         """Start a container, of which nothing but its namespaces is used if no command is given."""
         command = command or ("sleep", "infinity")
-        self.docker("run", "--detach", "--name", name, *options, IMAGE, *command)
+        # With an init process, without which a program that handles no signals cannot be stopped.
+        self.docker("run", "--init", "--detach", "--name", name, *options, IMAGE, *command)
         return Container(self.dockerd, name)
 
     def network(self, name: str, *options: str) -> str:
@@ -167,11 +167,19 @@ class DockerLab(Lab):
         self.enabled_once = True
         self.cli("enable", *self.options(*options))
 
-    def agent(self, *options: str) -> Agent:
+    def agent(self, *options: str, await_docker: bool = True) -> Agent:
         """Start the agent; return when it has seen every container."""
         self.enabled_once = True
-        self.agents.append(Agent(self, self.options(*options)))
-        return self.agents[-1]
+        agent = Agent(self, self.options(*options))
+        self.agents.append(agent)
+        if await_docker:
+            agent.await_word("connected to Docker", seconds=30)
+        return agent
+
+    def decisions(self) -> dict[str, tuple[bool, str]]:
+        """Return for each container whether it is in scope, and why, as `scope list` says."""
+        listed = json.loads(self.cli("-o", "json", "scope", "list").stdout)
+        return {each["name"]: (each["in_scope"], each["why"]) for each in listed["containers"]}
 
     def scope(self) -> set[int]:
         """Return the cookies of the namespaces in scope, from the pinned map itself."""
@@ -181,11 +189,14 @@ class DockerLab(Lab):
     def await_scope(self, *containers: Container) -> None:
         """Wait until exactly these containers are in scope."""
         wanted = {container.cookie for container in containers}
-        wait_until(
-            lambda: self.scope() == wanted,
-            FOLLOW_S,
-            f"{[container.name for container in containers]} in scope",
-        )
+        try:
+            wait_until(lambda: self.scope() == wanted, FOLLOW_S)
+        except AssertionError:
+            said = "".join(agent.said() for agent in self.agents)
+            names = [container.name for container in containers]
+            raise AssertionError(
+                f"in scope within {FOLLOW_S} s: {self.scope()}, not {wanted}, {names}\n{said}"
+            ) from None
 
     # Proof
 
@@ -262,29 +273,21 @@ class Agent:
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self.pid = self._process.pid
-        try:
-            wait_until(self._ready, 30, "the agent is ready")
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.said()}") from None
-
-    def _ready(self) -> bool:
-        assert self._process.poll() is None, "the agent ended"
-        done = self._lab.cli("-o", "json", "status", expect=None)
-        return done.returncode == 0 and json.loads(done.stdout)["agent"]["running"]
 
     def said(self) -> str:
         """Return all that it wrote so far."""
         return self.log.read_text()
 
-    def await_word(self, *words: str) -> str:
+    def await_word(self, *words: str, seconds: float = FOLLOW_S) -> str:
         """Wait until it has said something in one line, and return that line."""
 
         def line() -> str | None:
+            assert self._process.poll() is None, "the agent has ended"
             lines = self.said().splitlines()
             return next((each for each in lines if all(word in each for word in words)), None)
 
         try:
-            return str(wait_until(line, FOLLOW_S, f"a line with {words}"))
+            return str(wait_until(line, seconds, f"a line with {words}"))
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
@@ -317,10 +320,3 @@ def wire_silent(hosts: list[Host], action: Callable[[], Any]) -> bool:
         host.interface_bytes() - count < len(MESSAGE)
         for host, count in zip(hosts, before, strict=True)
     )
-
-
-def tool(name: str) -> str:
-    """Return where a program of this machine is."""
-    path = shutil.which(name)
-    assert path, name
-    return path

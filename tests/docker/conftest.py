@@ -25,7 +25,14 @@ def machine(require: Callable[[str, list[str]], None]) -> None:
 @pytest.fixture(scope="session")
 def dockerd(machine: None) -> Iterator[Dockerd]:
     """Return a running daemon; it starts once, because that and its image take seconds."""
-    with daemon() as running:
+    with daemon("--live-restore") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def second(machine: None) -> Iterator[Dockerd]:
+    """Return another daemon: one without docker-proxy, whose containers end with it."""
+    with daemon("--userland-proxy=false") as running:
         yield running
 
 

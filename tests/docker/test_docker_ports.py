@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from containers.harness import MESSAGES, DockerLab, daemon, talk
+from containers.harness import MESSAGES, DockerLab, talk
 from kernel.harness import Host, Stream, receive
 
 if TYPE_CHECKING:
@@ -133,15 +133,9 @@ def test_what_the_host_reaches_without_the_proxy_is_accelerated(lab: DockerLab) 
 # --- A daemon without docker-proxy ----------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def without_proxy(machine: None) -> Iterator[Dockerd]:
-    with daemon("--userland-proxy=false") as running:
-        yield running
-
-
 @pytest.fixture
-def lab_without_proxy(without_proxy: Dockerd) -> Iterator[DockerLab]:
-    with DockerLab.made(without_proxy) as made:
+def lab_without_proxy(second: Dockerd) -> Iterator[DockerLab]:
+    with DockerLab.made(second) as made:
         yield made
 
 

@@ -340,6 +340,11 @@ class Host:
         self._maker = _fork(_make_sockets, (theirs,), self.enter)
         theirs.close()
 
+    @property
+    def pid(self) -> int:
+        """A process that lives in this namespace as long as it does."""
+        return self._maker.pid
+
     def enter(self) -> None:
         """Move the calling process into the cgroup and the namespace."""
         (self.lab.cgroup / "cgroup.procs").write_text("0")

@@ -24,10 +24,11 @@ from sockaccel.inspect.processes import Owner
 from sockaccel.inspect.status import Counters, Status
 from sockaccel.scope import docker
 from sockaccel.scope.cgroup import default_cgroup
-from sockaccel.scope.selection import Policy
+from sockaccel.scope.plan import Entry
+from sockaccel.scope.selection import Override, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -73,6 +74,7 @@ ENDPOINT_KEYS = {
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("SOCKACCEL_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("SOCKACCEL_CONFIG", os.devnull)
     for name in ("NO_COLOR", "DOCKER_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -301,6 +303,37 @@ def test_containers_are_selected_by_the_options_in_whatever_order_they_come(
     assert first == same
     assert first.selection == Policy(True, ("a", "b"), ("shop",))
     assert plain.selection == Policy()
+
+
+def test_enable_again_does_not_undo_what_an_agent_has_done_since_docker_was_asked(
+    monkeypatch: pytest.MonkeyPatch, asked: list[Options]
+) -> None:
+    by_docker = Entry(policy_all=False, ports=None, by_docker=True)
+    wanted: list[Mapping[int, Entry]] = []
+
+    def enable(
+        _: Path, options: Options, scope: lifecycle.Scope, *_rest: object, **_more: bool
+    ) -> None:
+        found = {5: by_docker, 6: by_docker, 9: by_docker}  # 9 has come into scope meanwhile
+        wanted.append(scope.wanted(found, {}))
+        wanted.append(scope.wanted(found, {"web": Override.EXCLUDE}))
+        asked.append(options)
+        raise HostError("cannot go on: seen enough", "stop")
+
+    monkeypatch.setattr(lifecycle, "is_enabled", lambda *_: True)
+    monkeypatch.setattr(lifecycle, "enable", enable)
+    for name, answer in {
+        "_present": ({5: by_docker, 6: by_docker}, {}),
+        "snapshot": [],
+        "members": [(6, container("web"))],  # 5 has exited
+        "netns_cookie": 1,
+        "all_namespaces": [],
+        "local_networks": set(),
+    }.items():
+        monkeypatch.setattr(f"sockaccel.cli.enable.{name}", lambda *_, answer=answer: answer)
+    assert in_process(monkeypatch, "enable") == 78
+    assert len(asked) == 1
+    assert [each.keys() for each in wanted] == [{6, 9}, {9}]
 
 
 def test_programs_come_from_the_environment_too(

@@ -13,7 +13,12 @@ import pytest
 from sockaccel.datapath.layout import Side
 from sockaccel.datapath.programs import program_key
 from sockaccel.inspect import existing
-from sockaccel.inspect.existing import count_existing_local, count_pairs, existing_listeners
+from sockaccel.inspect.existing import (
+    count_existing_local,
+    count_older,
+    count_pairs,
+    existing_listeners,
+)
 from sockaccel.inspect.processes import Owner
 from sockaccel.inspect.sockdiag import TcpSocket
 from sockaccel.scope.netns import OWN, Namespace, in_netns, netns_cookie
@@ -165,10 +170,18 @@ def test_connections_within_and_across_real_namespaces_are_counted(
         assert count_existing_local([first, second, gone]) == 1
         assert count_existing_local([first]) == 0
         assert count_existing_local([second, second]) == 0
+        assert count_older([first, gone], [second]) == 1
+        assert count_older([second], [first]) == 1
+        assert count_older([first], []) == 0  # its other end is out of scope
+        assert count_older([gone], [first, second]) == 0
+        assert count_older([], [first, second]) == 0
         connect(first, first, "127.0.0.1")
         connect(second, second, "10.71.0.2")
         assert count_existing_local([first]) == 1
         assert count_existing_local([first, first, second]) == 3
+        assert count_older([first, second], []) == 3
+        assert count_older([first], [second]) == 2  # not what is within the second
+        assert count_older([first], [second], parse_ports(str(across))) == 1
         assert count_existing_local([first, second], parse_ports(str(across))) == 1
         outside = connect(own, own, "127.0.0.1")
         assert count_existing_local([own], parse_ports(str(outside))) == 1

@@ -4,6 +4,7 @@ import pytest
 
 from sockaccel.render.units import (
     bytes_text,
+    duration_text,
     figure_text,
     percent_text,
     short_text,
@@ -103,3 +104,21 @@ def test_bytes_are_shown_as_sizes_and_other_units_as_figures(
 )
 def test_percents_are_rounded_down_for_at_least_must_hold(share: float, shown: str) -> None:
     assert percent_text(share) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (0.9, "0 s"),
+        (42, "42 s"),
+        (119.9, "119 s"),
+        (120, "2 min"),
+        (7199, "119 min"),
+        (7200, "2 h"),
+        (172_799, "47 h"),
+        (172_800, "2 d"),
+    ],
+)
+def test_a_time_has_the_unit_that_says_enough(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text

@@ -1,90 +1,32 @@
 from __future__ import annotations
 
-import http.server
-import json
-import socketserver
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from docker import APIClient
+from fake_docker import FakeDocker
 
 from sockaccel.errors import DockerError, InputError
 from sockaccel.scope import docker
-from sockaccel.scope.docker import Container, docker_url, snapshot
+from sockaccel.scope.docker import Container, Docker, Event, docker_url, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
-class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """As much of a Docker daemon as listing its containers takes."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path, Handler)
-        self.url = f"unix://{path}"
-        self.containers: dict[str, dict[str, Any]] = {}
-        self.listed_only: list[str] = []  # gone when they are asked for
-        self.broken = False
-
-    def add(self, name: str, pid: int, mode: str = "bridge", **labels: str) -> str:
-        identifier = f"{len(self.containers):064x}"
-        self.containers[identifier] = {
-            "Id": identifier,
-            "Name": f"/{name}",
-            "State": {"Pid": pid, "Paused": False},
-            "HostConfig": {"NetworkMode": mode},
-            "NetworkSettings": {"Networks": {mode: {}}},
-            "Config": {"Labels": {f"sockaccel.{key}": value for key, value in labels.items()}},
-        }
-        return identifier
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Daemon
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if self.server.broken:
-            self.answer(500, {"message": "boom"})
-        elif path.endswith("/version"):
-            self.answer(200, {"ApiVersion": "1.44", "Version": "26.0.0"})
-        elif path.endswith("/containers/json"):
-            names = [*self.server.containers, *self.server.listed_only]
-            self.answer(200, [{"Id": name} for name in names])
-        else:
-            detail = self.server.containers.get(path.split("/")[-2])
-            self.answer(200, detail) if detail else self.answer(404, {"message": "no such"})
-
-    def answer(self, status: int, body: object) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
+# docker-py leaves it to the garbage collector to close a socket that it could not connect.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+)
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with Daemon(str(tmp_path / "docker.sock")) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+def daemon(tmp_path: Path) -> Iterator[FakeDocker]:
+    with FakeDocker(tmp_path / "docker.sock") as fake:
+        yield fake
 
 
 def test_the_address_is_the_option_then_the_environment_then_the_usual(
@@ -123,7 +65,7 @@ def test_a_socket_that_is_not_an_absolute_url_is_refused(url: str) -> None:
         docker_url(url)
 
 
-def test_the_running_containers_are_listed_by_name(daemon: Daemon) -> None:
+def test_the_running_containers_are_listed_by_name(daemon: FakeDocker) -> None:
     web = daemon.add("web", 4242, "my-network", enable="true", ports="80")
     daemon.containers[web]["NetworkSettings"]["Networks"]["other"] = {}
     unlabelled = daemon.add("cache", 4243)
@@ -145,7 +87,9 @@ def test_the_running_containers_are_listed_by_name(daemon: Daemon) -> None:
     assert snapshot(daemon.url)[1].netns_path == "/proc/4242/ns/net"
 
 
-def test_the_connection_is_closed_again(monkeypatch: pytest.MonkeyPatch, daemon: Daemon) -> None:
+def test_the_connection_is_closed_again(
+    monkeypatch: pytest.MonkeyPatch, daemon: FakeDocker
+) -> None:
     closed = []
 
     def close(client: APIClient) -> None:
@@ -158,7 +102,7 @@ def test_the_connection_is_closed_again(monkeypatch: pytest.MonkeyPatch, daemon:
     assert len(closed) == 1
 
 
-def test_no_daemon_says_why_and_what_to_do(tmp_path: Path, daemon: Daemon) -> None:
+def test_no_daemon_says_why_and_what_to_do(tmp_path: Path, daemon: FakeDocker) -> None:
     (tmp_path / "file").touch()
     for name, why in {
         "none.sock": "no such file or directory (ENOENT)",
@@ -176,15 +120,77 @@ def test_no_daemon_says_why_and_what_to_do(tmp_path: Path, daemon: Daemon) -> No
 
 
 def test_a_daemon_that_does_not_answer_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, daemon: FakeDocker
 ) -> None:
     monkeypatch.setattr(docker, "_TIMEOUT_S", 0.2)
-    path = str(tmp_path / "deaf.sock")
-    with (
-        socketserver.UnixStreamServer(path, Handler),
-        pytest.raises(DockerError, match="timed out"),
-    ):
-        snapshot(f"unix://{path}")
+    daemon.answering.clear()
+    with pytest.raises(DockerError, match=r"timed out after 0\.2 s"):
+        snapshot(daemon.url)
+
+
+def test_one_container_is_found_by_its_id(daemon: FakeDocker) -> None:
+    web, exited = daemon.add("web", 4242), daemon.add("exited", 0)
+    with Docker(daemon.url) as client:
+        found = client.container(web)
+        assert found == Container(web, "web", 4242, "bridge", {}, frozenset({"bridge"}))
+        assert client.container(exited) is None
+        assert client.container("a" * 64) is None
+        client.ping()
+    assert daemon.asked["version"] == 1  # one connection serves all
+
+
+def test_a_client_that_failed_begins_anew(daemon: FakeDocker) -> None:
+    web = daemon.add("web", 4242)
+    with Docker(daemon.url) as client:
+        client.ping()
+        daemon.die()
+        with pytest.raises(DockerError, match="cannot reach Docker"):
+            client.ping()
+        with pytest.raises(DockerError, match=r"connection refused \(ECONNREFUSED\)"):
+            client.ping()
+        daemon.start()
+        assert client.container(web)
+
+
+@pytest.mark.parametrize("damage", [("State",), ("HostConfig",), ("NetworkSettings",), ("Name",)])
+def test_an_answer_that_makes_no_sense_hides_only_its_container(
+    daemon: FakeDocker, damage: tuple[str]
+) -> None:
+    bad = daemon.add("bad", 4242)
+    daemon.add("good", 4243)
+    del daemon.containers[bad][damage[0]]
+    assert [each.name for each in snapshot(daemon.url)] == ["good"]
+
+
+def test_events_say_what_happened_to_which_container(daemon: FakeDocker) -> None:
+    with Docker(daemon.url) as client:
+        events = client.events()
+    daemon.event("start", "c" * 64, "web")
+    daemon.network_event("disconnect", "d" * 64)
+    stream = iter(events)
+    assert next(stream) == Event("start", "c" * 64, "web", None, 1)
+    assert next(stream) == Event("disconnect", "d" * 64, "net", "e" * 64, 1)
+    daemon.close_streams()
+    assert list(stream) == []
+    events.close()
+    events.close()
+
+
+def test_events_can_be_ended_by_another_thread(daemon: FakeDocker) -> None:
+    with Docker(daemon.url) as client:
+        events = client.events()
+    ended = threading.Event()
+
+    def read() -> None:
+        for _ in events:
+            pass
+        ended.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    events.close()
+    assert ended.wait(10)
+    thread.join()
 
 
 def test_docker_is_imported_only_when_it_is_asked() -> None:

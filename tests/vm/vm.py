@@ -112,6 +112,7 @@ def qemu(
         "panic=-1",
         f"RUN={run}",
         f"MODULES={kernel.root}/lib/modules",
+        *(["SYSTEMD=1"] if options.systemd else []),
     ]
     host = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
     words = [
@@ -205,6 +206,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=600, help="seconds (default: 600)")
     parser.add_argument("--memory", type=int, default=2048, help="megabytes (default: 2048)")
     parser.add_argument("--cpus", type=int, default=1, help="emulated in turn (default: 1)")
+    parser.add_argument("--systemd", action="store_true", help="as the machine's process 1")
     parser.add_argument("--console", action="store_true", help="show the kernel's messages")
     parser.add_argument("kernel", choices=list(kernels.SUITES))
     parser.add_argument("command", nargs=argparse.REMAINDER)
