@@ -25,7 +25,7 @@ from sockaccel import __version__
 from sockaccel.bench import rounds as paired
 from sockaccel.bench.accelerator import COMMAND, Counters
 from sockaccel.bench.arms import Arm, balanced_order
-from sockaccel.bench.command import run_command, say
+from sockaccel.bench.command import BLIND, run_command, say
 from sockaccel.bench.machine import describe_machine
 from sockaccel.bench.proof import problems_of_round, problems_of_run
 from sockaccel.bench.rounds import Result, Sample
@@ -46,10 +46,6 @@ SIZE = 64
 MAX_SIZE = 65536  # what both directions hold without a reader
 SECONDS = 0.5
 WARM_UP_S = 0.2
-BLIND = (
-    "Note: while sockaccel is on, interface counters, docker stats and tcpdump do not see"
-    " redirected bytes."
-)
 
 
 def measure(

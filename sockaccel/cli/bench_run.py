@@ -9,6 +9,7 @@ import click
 
 from sockaccel.bench import dockerd, gate
 from sockaccel.bench.arms import Arm
+from sockaccel.bench.command import BLIND, say
 from sockaccel.bench.result import LeftOut
 from sockaccel.bench.runner import Plan, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 PAIRS = 10
 QUICK_SECONDS = 0.5
 LIST_SCHEMA = "sockaccel.bench-list/1"
-_BLIND = (
-    "Note: while sockaccel is on, interface counters, docker stats and tcpdump do not see"
-    " redirected bytes."
-)
 _K0 = (
     "Note: this kernel does not count redirected bytes in FIONREAD, which nginx asks for, so that "
     "--policy safe leaves it on TCP; measured with --policy all. Linux 6.12.75, 6.18.14, 6.19 or "
@@ -118,7 +115,7 @@ def run(
     try:
         with raising():
             if policy is None and default_policy() == "all":
-                click.echo(_K0, err=True)
+                say(_K0)
                 setting = replace(setting, policy="all")
             plan = Plan(
                 scenarios=possible,
@@ -130,34 +127,39 @@ def run(
             )
             return _measure(settings, plan, left_out, outputs)
     except Interrupted as signal:
-        click.echo(f"Interrupted by {signal}; everything was removed.", err=True)
+        say(f"Interrupted by {signal}; everything was removed.")
         return signal.exit_code
 
 
 def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], outputs: Outputs) -> int:
     for each in left_out:
-        click.echo(f"Left out: {each.scenario}: {each.reason}; {each.hint}", err=True)
-    click.echo(_BLIND, err=True)
+        say(f"Left out: {each.scenario}: {each.reason}; {each.hint}")
+    say(BLIND)
     progress = ProgressLine(plan.runs())
     result, interrupted = run_plan(plan, left_out, report=progress, store=outputs.store)
     progress.clear()
     outputs.write(result)
     click.echo(FORMS["json" if settings.json else "table"](result), nl=not settings.json)
     if interrupted:
-        click.echo(f"Interrupted by {interrupted}; everything was removed.", err=True)
+        say(f"Interrupted by {interrupted}; everything was removed.")
         return interrupted.exit_code
     return exit_code(result, outputs.gates)
 
 
 @click.command("list", short_help="Show the scenarios.")
+@click.argument("scenario", nargs=-1, metavar="[SCENARIO[/CASE]]...")
 @output_option
 @click.pass_obj
-def list_(settings: Settings) -> None:
-    """Show the scenarios, their cases, and what this machine lacks for them."""
-    scenarios = load_all().values()
+def list_(settings: Settings, scenario: tuple[str, ...]) -> None:
+    """Show the scenarios, and what this machine lacks for them; of named ones, the cases."""
+    scenarios = choose(load_all(), scenario)
     if settings.json:
         print_json(LIST_SCHEMA, scenarios=[_as_json(each) for each in scenarios])
-        return
+    else:
+        click.echo(_cases(scenarios) if scenario else _overview(scenarios))
+
+
+def _overview(scenarios: Sequence[Scenario]) -> str:
     rows = [
         [
             each.name,
@@ -170,7 +172,21 @@ def list_(settings: Settings) -> None:
         for each in scenarios
     ]
     headers = ["SCENARIO", "CASES", "TOPOLOGIES", "ARMS", "WHAT", "MISSING"]
-    click.echo(render_table(headers, rows, align_right=[1]))
+    return render_table(headers, rows, align_right=[1])
+
+
+def _cases(scenarios: Sequence[Scenario]) -> str:
+    rows = [
+        [
+            f"{scenario.name}/{case.name}",
+            "yes" if case.quick else "",
+            " ".join(f"{name}={value}" for name, value in case.parameters.items()),
+            " ".join(metric.name for metric in scenario.metrics(case)[:1]),
+        ]
+        for scenario in scenarios
+        for case in scenario.cases
+    ]
+    return render_table(["CASE", "QUICK", "PARAMETERS", "ABOUT"], rows)
 
 
 def choose(scenarios: Mapping[str, Scenario], names: Sequence[str]) -> list[Scenario]:

@@ -233,6 +233,18 @@ def test_the_list_has_every_scenario_and_what_it_lacks(
     assert redis["cases"][0]["metrics"][0] == "req_s"
 
 
+def test_the_list_of_a_named_scenario_has_its_cases() -> None:
+    shown = CliRunner().invoke(cli, ["bench", "list", "redis", "echo/64"]).output
+    names = [line.split()[0] for line in shown.splitlines()[1:]]
+    assert names == [*(f"redis/{case.name}" for case in SCENARIOS["redis"].cases), "echo/64"]
+    assert "message_bytes=64" in shown
+    assert run_list("no-such-thing").exit_code == 1
+
+
+def run_list(name: str) -> Any:
+    return CliRunner().invoke(cli, ["bench", "list", name])
+
+
 def progress(**changes: Any) -> Progress:
     metric = Metric("req_s", "requests/s", "1/s", Better.HIGHER)
     fields: dict[str, Any] = {"case": "echo/64", "round": 2, "rounds": 6, "arm": Arm.BASELINE}
