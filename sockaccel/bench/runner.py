@@ -183,6 +183,7 @@ class _Recorder:
     def result(self) -> CaseResult:
         """Return what was found."""
         scenario, case = self._scenario, self._case
+        measured = {name for run in self._runs for name in run.metrics}
         return CaseResult(
             scenario=scenario.name,
             case=case.name,
@@ -191,7 +192,8 @@ class _Recorder:
             parameters=case.parameters,
             commands=self._commands,
             arms=[str(arm) for arm in self.arms],
-            metrics=self._metrics,
+            # Without a run, what it would have been; in containers some costs are not known.
+            metrics=[each for each in self._metrics if not measured or each.name in measured],
             runs=self._runs,
             problems=self.problems,
         )
