@@ -48,14 +48,8 @@ class Plan:
     setting: Setting
 
     def arms_of(self, scenario: Scenario) -> list[Arm]:
-        """Return the arms that are compared in a scenario.
-
-        The textbook program and the Unix socket need a cgroup and a file system that
-        both ends share, which containers do not.
-        """
-        shared = self.setting.topology != "docker"
-        possible = Arm if shared else (Arm.BASELINE, Arm.ACCELERATED)
-        return [arm for arm in scenario.arms if arm in self.arms and arm in possible]
+        """Return the arms that are compared in a scenario."""
+        return arms_of(scenario, self.arms, self.setting.topology)
 
     def runs(self) -> int:
         """Return how many runs there are, warm-ups included."""
@@ -63,6 +57,16 @@ class Plan:
             len(scenario.cases) * len(self.arms_of(scenario)) * (1 + self.rounds)
             for scenario in self.scenarios
         )
+
+
+def arms_of(scenario: Scenario, wanted: Sequence[Arm], topology: str) -> list[Arm]:
+    """Return those of the wanted arms that a scenario has in a topology.
+
+    The textbook program and the Unix socket need a cgroup and a file system that both
+    ends share, which containers do not.
+    """
+    possible = (Arm.BASELINE, Arm.ACCELERATED) if topology == "docker" else tuple(Arm)
+    return [arm for arm in scenario.arms if arm in wanted and arm in possible]
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ def run_plan(
             "topology": plan.setting.topology,
             "policy": plan.setting.policy,
             "cgroup": str(plan.setting.cgroup) if plan.setting.cgroup else None,
-            "arms": [str(arm) for arm in plan.arms],
+            "arms": list(
+                dict.fromkeys(str(arm) for each in plan.scenarios for arm in plan.arms_of(each))
+            ),
         },
         cases=[],
         left_out=list(left_out),

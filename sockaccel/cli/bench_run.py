@@ -11,7 +11,7 @@ from sockaccel.bench import dockerd, gate
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.command import BLIND, say
 from sockaccel.bench.result import LeftOut
-from sockaccel.bench.runner import Plan, run_plan
+from sockaccel.bench.runner import Plan, arms_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest
 from sockaccel.bench.signals import Interrupted, raising
 from sockaccel.bench.stage import Setting, default_policy
@@ -106,9 +106,11 @@ def run(
     scenarios = choose(load_all(), scenario)
     if quick:
         scenarios = only_quick(scenarios, named=bool(scenario))
-    possible, left_out = _split(scenarios, topology, named=bool(scenario))
+    arms = [Arm.BASELINE, *map(Arm, arm)] if arm else list(Arm)
+    if quick and not arm:
+        arms = [Arm.BASELINE, Arm.ACCELERATED]
+    possible, left_out = _split(scenarios, topology, arms, named=bool(scenario))
     _check_gates(outputs, scenarios)
-    wanted = [Arm.BASELINE, *map(Arm, arm)] if arm else list(Arm)
     setting = Setting(
         topology, policy or "safe", check_cgroup(cgroup) if cgroup is not None else None
     )
@@ -121,7 +123,7 @@ def run(
                 scenarios=possible,
                 rounds=pairs or (MIN_PAIRS if quick else PAIRS),
                 seconds=seconds or (QUICK_SECONDS if quick else None),
-                arms=[Arm.BASELINE, Arm.ACCELERATED] if quick and not arm else wanted,
+                arms=arms,
                 quick=quick,
                 setting=setting,
             )
@@ -240,7 +242,7 @@ def only_quick(scenarios: Sequence[Scenario], *, named: bool) -> list[Scenario]:
 
 
 def _split(
-    scenarios: Sequence[Scenario], topology: str, *, named: bool
+    scenarios: Sequence[Scenario], topology: str, arms: Sequence[Arm], *, named: bool
 ) -> tuple[list[Scenario], list[LeftOut]]:
     """Return what can be run, and what cannot and why; a named one that cannot is an error."""
     possible: list[Scenario] = []
@@ -251,7 +253,7 @@ def _split(
             "scripts/setup --docker",
         )
     for scenario in scenarios:
-        reason, hint = _obstacle(scenario, topology)
+        reason, hint = _obstacle(scenario, topology, arms)
         if not reason:
             possible.append(scenario)
         elif named:
@@ -263,9 +265,12 @@ def _split(
     return possible, left_out
 
 
-def _obstacle(scenario: Scenario, topology: str) -> tuple[str, str]:
+def _obstacle(scenario: Scenario, topology: str, arms: Sequence[Arm]) -> tuple[str, str]:
     if topology not in scenario.topologies:
         return f"it has no form for topology {topology}", f"--topology {scenario.topologies[0]}"
+    if len(arms_of(scenario, arms, topology)) < 2:
+        missing = next(arm for arm in arms if arm is not Arm.BASELINE)
+        return f"it has no arm {missing} in topology {topology}", "--arm accelerated"
     reason, _, hint = _lacks(scenario)
     return reason, hint
 

@@ -203,6 +203,19 @@ def test_a_scenario_without_a_form_in_containers_is_an_error(
     assert error.hint == "scripts/setup --docker"
 
 
+def test_a_scenario_without_the_wanted_arm_is_an_error_or_left_out(session: Session) -> None:
+    error = run("nginx-lb", "--arm", "unix").exception
+    assert isinstance(error, HostError)
+    assert (str(error), error.hint) == (
+        "cannot run scenario 'nginx-lb': it has no arm unix in topology netns",
+        "--arm accelerated",
+    )
+    run("--arm", "unix")
+    assert {each.scenario for each in session.left_out} == {
+        "nginx-lb", "nginx-direct", "nginx-large",
+    }  # fmt: skip
+
+
 def test_a_gate_that_names_nothing_is_refused_before_anything_runs(session: Session) -> None:
     error = run("echo", "--gate", "echo.req_ss.ratio>=1").exception
     assert isinstance(error, InputError)
