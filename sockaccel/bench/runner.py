@@ -252,8 +252,7 @@ def values_of(played: Played, *, streams: bool) -> dict[str, float]:
     work = outcome.payload_bytes / GIB if streams else outcome.requests / 1e6
     if not work:
         return values
-    if played.cpu:
-        values[f"cpu_s_per_{short}"] = played.cpu.seconds_total / work
+    values[f"cpu_s_per_{short}"] = played.cpu.seconds_total / work
     if played.context_switches:
         switches = played.context_switches
         count = switches.voluntary + switches.involuntary

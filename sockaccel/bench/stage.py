@@ -60,8 +60,8 @@ class Played:
     evidence: Evidence
     commands: dict[str, list[str]]
     memory: Memory
-    cpu: Cpu | None  # None where the processes are not this one's children
-    context_switches: ContextSwitches | None
+    cpu: Cpu
+    context_switches: ContextSwitches | None  # None in containers
 
 
 class Stage:
@@ -72,7 +72,7 @@ class Stage:
         self._setting = setting
         self._stack = ExitStack()
         self._children: list[Child] = []
-        self._docker = setting.topology == "docker"
+        self._docker_lab: DockerLab | None = None
 
     def __enter__(self) -> Stage:
         try:
@@ -98,7 +98,9 @@ class Stage:
             )
         # Only to let servers that are not root through to what is theirs.
         self.directory.chmod(0o755)
-        self.lab: Topology = self._containers(tag) if self._docker else self._namespaces(tag)
+        self.lab: Topology = (
+            self._containers(tag) if self._setting.topology == "docker" else self._namespaces(tag)
+        )
         self._cgroup = _entered(self._stack, Cgroup(f"sockaccel_bench_{tag}"))
         self.accelerator = Accelerator(
             Path(f"/sys/fs/bpf/sockaccel_bench_{tag}"),
@@ -127,7 +129,13 @@ class Stage:
         build_image(dockerd, IMAGE, [*PROGRAMS, *tools])
         clients = [self._scenario.client.node]
         lab = DockerLab(dockerd, IMAGE, self._scenario.nodes, self.directory, clients=clients)
-        return _entered(self._stack, lab)
+        self._docker_lab = _entered(self._stack, lab)
+        return self._docker_lab
+
+    def _container_cgroups(self) -> list[Path]:
+        """Return the cgroups of all containers that run; none in namespaces."""
+        nodes = self._docker_lab.nodes.values() if self._docker_lab else ()
+        return [cgroup_of(node.pid) for node in nodes]
 
     def play(self, cast: Cast, arm: Arm, seconds: float) -> Played:
         """Make one run: every server anew, then the arm's switch, then the client.
@@ -146,11 +154,11 @@ class Stage:
             # After the servers: a container has its network namespace from when it starts.
             self._switch_on(arm)
             others_on = arm is not Arm.ACCELERATED and self._is_on()
-            cost = Cost([child.pid for child in self._children])
+            cost = Cost([child.pid for child in self._children], self._container_cgroups())
             ports = self.lab.port_bytes()
             cost.begin()
             outcome = cast.client.load(client, target, seconds)
-            cost.client_ended(client.watch, own=not self._docker)
+            cost.client_ended(client.watch)
             ports = self.lab.port_bytes() - ports
             counters = self._counters()
             cost.end_of(self._end_children)
@@ -161,9 +169,6 @@ class Stage:
         evidence = Evidence(arm, outcome, proof, self._scenario.hops, least, others_on)
         servers = {place.node: place.argv for place in places.values() if place.argv}
         commands = {**servers, at.node: outcome.argv}
-        if self._docker:
-            # What runs there is no child of this process.
-            return Played(evidence, commands, cost.memory, None, None)
         cpu = cost.cpu(outcome, streams=cast.client.streams)
         return Played(evidence, commands, cost.memory, cpu, cost.context_switches)
 

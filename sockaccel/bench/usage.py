@@ -58,6 +58,15 @@ def of_running(pids: Iterable[int]) -> Usage:
     return used
 
 
+def cpu_of_cgroups(cgroups: Iterable[Path]) -> float:
+    """Return the processor time of everything that ever ran in cgroups, in seconds: cpu.stat."""
+    used = 0
+    for cgroup in cgroups:
+        found = re.search(r"^usage_usec (\d+)$", (cgroup / "cpu.stat").read_text(), re.M)
+        used += int(found.group(1)) if found else 0
+    return used / 1e6
+
+
 def peak_rss_bytes(pids: Iterable[int]) -> int:
     """Return the sum of the highest resident sizes that processes and their children had."""
     return sum(_peak_rss(process.pid) for process in _trees(pids))

@@ -26,5 +26,6 @@ def test_both_arms_of_a_scenario_prove_themselves_in_containers() -> None:
     for run in runs:
         assert problems_of_run(run.evidence) == []
         assert run.memory.peak_rss_bytes > 1 << 20
-        assert run.cpu is None
+        assert run.cpu.seconds_total > 0.1
+        assert run.context_switches is None
     assert problems_of_round([run.evidence for run in runs]) == {}

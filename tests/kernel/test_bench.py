@@ -87,7 +87,6 @@ def test_every_arm_of_a_workload_proves_itself_and_what_it_costs(name: str, poli
     for run in runs:
         assert problems_of_run(run.evidence) == []
         assert run.evidence.outcome.requests > 0
-        assert run.cpu is not None
         assert run.cpu.seconds_total > 0
         assert run.context_switches is not None
         assert run.context_switches.voluntary > 0

@@ -254,13 +254,13 @@ def test_what_is_not_known_in_containers_is_no_metric(
     stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change(_: int, played: Played) -> Played:
-        return replace(played, cpu=None, context_switches=None)
+        return replace(played, context_switches=None)
 
     monkeypatch.setattr(stage, "change", staticmethod(change))
     result, _ = run_plan(plan(only(ECHO, "64")))
     names = [metric.name for metric in result.cases[0].metrics]
     assert names[0] == "req_s"
-    assert not [name for name in names if name.startswith(("cpu", "context"))]
+    assert not [name for name in names if name.startswith("context")]
 
 
 def test_costs_are_reckoned_by_request_or_by_gibibyte() -> None:

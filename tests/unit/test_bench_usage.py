@@ -4,17 +4,22 @@ import os
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import psutil
 
 from sockaccel.bench.usage import (
     Usage,
     Watch,
+    cpu_of_cgroups,
     of_ended_children,
     of_machine,
     of_running,
     peak_rss_bytes,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BUSY = """
 import threading, time
@@ -59,6 +64,15 @@ def test_what_has_gone_is_nothing() -> None:
     child.wait()
     assert of_running([child.pid]) == Usage()
     assert peak_rss_bytes([child.pid]) == 0
+
+
+def test_cgroups_are_added_up(tmp_path: Path) -> None:
+    for name, used in [("a", 1_500_000), ("b", 250_000)]:
+        (tmp_path / name).mkdir()
+        text = f"usage_usec {used}\nuser_usec 1\nsystem_usec 2\n"
+        (tmp_path / name / "cpu.stat").write_text(text)
+    assert cpu_of_cgroups([tmp_path / "a", tmp_path / "b"]) == 1.75
+    assert cpu_of_cgroups([]) == 0.0
 
 
 def test_usage_is_added_and_taken_away() -> None:
