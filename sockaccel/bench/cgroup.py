@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sockaccel.bench.signals import hold
@@ -9,6 +11,7 @@ from sockaccel.errors import BenchError, HostError, reason
 from sockaccel.scope.cgroup import default_cgroup, remove_cgroup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 REMOVE_TIMEOUT_S = 2.0
@@ -43,7 +46,18 @@ class Cgroup:
 
     def join(self) -> None:
         """Move the calling process into it."""
-        (self.path / "cgroup.procs").write_text("0")
+        _join(self.path)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have the calling process in it while the block runs: its children are born there."""
+        own = cgroup_of("self")
+        with hold():
+            self.join()
+            try:
+                yield
+            finally:
+                _join(own)
 
     def _remove(self) -> None:
         try:
@@ -52,3 +66,18 @@ class Cgroup:
             raise BenchError(
                 f"cannot remove cgroup '{self.path}': {reason(error)}", f"rmdir {self.path}"
             ) from error
+
+
+def cgroup_of(pid: int | str) -> Path:
+    """Return the directory of the cgroup that a process is in: cgroups(7), /proc/<pid>/cgroup."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return default_cgroup() / line.removeprefix("0::").removeprefix("/")
+    raise HostError(f"cannot find the cgroup of process '{pid}': it is in none of cgroup v2")
+
+
+def _join(path: Path) -> None:
+    try:
+        (path / "cgroup.procs").write_text("0")
+    except OSError as error:
+        raise BenchError(f"cannot enter cgroup '{path}': {reason(error)}") from error

@@ -13,6 +13,11 @@ from sockaccel.render.errors import show
 if TYPE_CHECKING:
     from click import Command
 
+BLIND = (
+    "Note: while sockaccel is on, interface counters, docker stats and tcpdump do not see"
+    " redirected bytes."
+)
+
 
 def run_command(command: Command, prog_name: str) -> int:
     """Run a command that returns its exit code; errors become one line and a hint."""

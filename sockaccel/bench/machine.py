@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from sockaccel import __version__
 from sockaccel.bench.process import find_tool, run
+
+CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -20,6 +23,9 @@ def describe_machine() -> dict[str, Any]:
         "memory_bytes": int(_first("/proc/meminfo", r"^MemTotal:\s*(\d+) kB$") or 0) * 1024,
         "architecture": platform.machine(),
         "kernel": platform.release(),
+        "virtualisation": _virtualisation(),
+        "governor": _read(CPUFREQ / "scaling_governor"),
+        "frequency_mhz": _frequency_mhz(),
     }
 
 
@@ -28,22 +34,53 @@ def describe_versions() -> dict[str, str | None]:
     return {
         "sockaccel": __version__,
         "python": platform.python_version(),
-        "nginx": _version("nginx", "-v"),
-        "wrk": _version("wrk", "-v"),
-        "iproute2": _version("ip", "-V"),
+        "nginx": program_version(find_tool("nginx"), "-v"),
+        "wrk": program_version(find_tool("wrk"), "-v"),
+        "iproute2": program_version(find_tool("ip"), "-V"),
     }
 
 
-def _version(program: str, option: str) -> str | None:
+def describe_commit() -> str | None:
+    """Return the commit of the source tree, "+changes" after it if it had any; None without one."""
+    tree = Path(__file__).resolve().parents[2]
+    git = shutil.which("git")
+    if git is None or not (tree / ".git").exists():
+        return None
+    commit = run([git, "-C", str(tree), "rev-parse", "--short=12", "HEAD"])
+    if commit.returncode != 0:
+        return None
+    changes = run([git, "-C", str(tree), "status", "--porcelain"]).stdout.strip()
+    return commit.stdout.strip() + ("+changes" if changes else "")
+
+
+def _virtualisation() -> str | None:
+    """Return who made the virtual machine; None on hardware."""
+    if not _first("/proc/cpuinfo", r"^flags\s*:.*\b(hypervisor)\b"):
+        return None
+    return _read(Path("/sys/class/dmi/id/sys_vendor")) or "unknown hypervisor"
+
+
+def _frequency_mhz() -> list[float] | None:
+    """Return the least and the greatest frequency that the governor may choose."""
+    limits = [_read(CPUFREQ / f"scaling_{which}_freq") for which in ("min", "max")]
+    return [int(limit) / 1000 for limit in limits if limit] if all(limits) else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def program_version(path: str, option: str) -> str | None:
+    """Return the version that a program tells when it is asked, if there is one in what it says."""
     # nginx and wrk tell on stderr, and wrk calls it a usage error.
-    done = run([find_tool(program), option])
+    done = run([path, option])
     found = re.search(r"\d+(?:\.\d+)+", done.stdout + done.stderr)
     return found.group() if found else None
 
 
 def _first(path: str, pattern: str) -> str | None:
-    try:
-        found = re.search(pattern, Path(path).read_text(), re.MULTILINE)
-    except OSError:
-        return None
+    found = re.search(pattern, _read(Path(path)) or "", re.MULTILINE)
     return found.group(1).strip() if found else None

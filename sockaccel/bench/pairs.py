@@ -13,6 +13,7 @@ from enum import StrEnum
 from statistics import median
 from typing import TYPE_CHECKING
 
+from sockaccel.bench import arms
 from sockaccel.bench.stats import RatioSummary, summarise_ratios
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from sockaccel.bench.accelerator import Counters
     from sockaccel.bench.wrk import WrkReport
-
-MIN_PAIRS = 6
 
 
 class Arm(StrEnum):
@@ -84,11 +83,7 @@ class Path:
 
 def balanced_order(pairs: int, rng: random.Random) -> list[tuple[Arm, Arm]]:
     """Return who comes first in each pair: at random, each arm equally often."""
-    half = [(Arm.BASELINE, Arm.ACCELERATED), (Arm.ACCELERATED, Arm.BASELINE)]
-    rng.shuffle(half)
-    order = [half[index % 2] for index in range(pairs)]
-    rng.shuffle(order)
-    return order
+    return [(first, second) for first, second in arms.balanced_order(list(Arm), pairs, rng)]
 
 
 def problems_of_run(sample: Sample, path: Path) -> list[str]:
@@ -157,7 +152,7 @@ class MetricSummary:
     ratio: RatioSummary
 
 
-def summarise(pairs: Sequence[Pair], *, seed: int) -> dict[str, MetricSummary]:
+def summarise(pairs: Sequence[Pair]) -> dict[str, MetricSummary]:
     """Return the summary of each metric over pairs that count."""
     summaries = {}
     for name, metric in METRICS.items():
@@ -166,6 +161,6 @@ def summarise(pairs: Sequence[Pair], *, seed: int) -> dict[str, MetricSummary]:
         summaries[name] = MetricSummary(
             baseline=median(before),
             accelerated=median(after),
-            ratio=summarise_ratios(before, after, seed=seed),
+            ratio=summarise_ratios(before, after),
         )
     return summaries

@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 from sockaccel.bench.signals import hold
@@ -19,11 +20,21 @@ if TYPE_CHECKING:
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-def find_tool(name: str) -> str:
-    """Return the path of an installed program."""
+TICK_S = 0.2
+LOAD_GRACE_S = 15.0
+
+
+def find_tool(name: str, package: str | None = None) -> str:
+    """Return the path of an installed program.
+
+    Raises:
+        HostError: it is not there; the hint installs the package, where one is given.
+
+    """
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
     if path is None:
-        raise HostError(f"cannot run '{name}': it is not installed", "scripts/setup")
+        hint = f"apt-get install {package}" if package else "scripts/setup"
+        raise HostError(f"cannot run '{name}': it is not installed", hint)
     return path
 
 
@@ -119,6 +130,51 @@ def run(
             raise BenchError(
                 f"cannot run '{' '.join(argv)}': no end after {timeout_s:g} s"
             ) from None
+
+
+def run_load(
+    start: Callable[[], Child],
+    what: str,
+    seconds: float,
+    meanwhile: Callable[[int], None] = lambda _: None,
+) -> str:
+    """Run a load generator, which ends by itself after so many seconds, and return its stdout.
+
+    start starts it; meanwhile is called with its process id now and then, as long as it runs.
+
+    Raises:
+        BenchError: it failed, or did not end.
+
+    """
+    child: Child | None = None
+    try:
+        with hold():
+            child = start()
+        done = _wait_watching(child, seconds + LOAD_GRACE_S, meanwhile)
+    except subprocess.TimeoutExpired:
+        raise BenchError(
+            f"cannot measure {what}: the client did not end {LOAD_GRACE_S:g} s after its time"
+        ) from None
+    finally:
+        if child is not None:
+            child.end(grace_s=1.0)
+    if done.returncode != 0:
+        said = last_line(done.stderr or done.stdout, done.returncode)
+        raise BenchError(f"cannot measure {what}: {said}")
+    return done.stdout
+
+
+def _wait_watching(
+    child: Child, timeout_s: float, meanwhile: Callable[[int], None]
+) -> subprocess.CompletedProcess[str]:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return child.wait(TICK_S)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                raise
+            meanwhile(child.pid)
 
 
 def run_checked(argv: Sequence[str], *, timeout_s: float = 30.0) -> str:

@@ -33,6 +33,7 @@ from sockaccel.bench.pairs import Arm, Pair, Sample
 from sockaccel.bench.process import find_tool
 from sockaccel.bench.report import Result, Scenario, as_json, as_text
 from sockaccel.bench.signals import hold
+from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.bench.wrk import WrkLoad, run_wrk
 from sockaccel.errors import HostError, NotPermittedError
 from sockaccel.render.options import output_option
@@ -174,7 +175,7 @@ def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
     return context.__enter__()
 
 
-def measure(bench: Bench, scenario: Scenario, order: Sequence[tuple[Arm, Arm]], seed: int) -> None:
+def measure(bench: Bench, scenario: Scenario, order: Sequence[tuple[Arm, Arm]]) -> None:
     """Run the pairs of a scenario, up to the first problem, and summarise them."""
     for arm in Arm:
         sample = bench.run(arm, keepalive=scenario.keepalive, seconds=WARM_UP_S)
@@ -197,7 +198,7 @@ def measure(bench: Bench, scenario: Scenario, order: Sequence[tuple[Arm, Arm]], 
             return
         scenario.pairs.append(pair)
     scenario.unpaired = []
-    scenario.summary = paired.summarise(scenario.pairs, seed=seed)
+    scenario.summary = paired.summarise(scenario.pairs)
 
 
 def check_tools(*, docker: bool) -> None:
@@ -259,7 +260,7 @@ def quickstart(
             say(BLIND)
             result.parameters["policy"] = bench.settle_policy()
             for scenario in result.scenarios:
-                measure(bench, scenario, paired.balanced_order(pairs, rng), seed)
+                measure(bench, scenario, paired.balanced_order(pairs, rng))
                 if scenario.problems:
                     break
         finally:
@@ -285,8 +286,8 @@ def _word(keepalive: bool) -> str:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--pairs",
-    type=click.IntRange(min=paired.MIN_PAIRS),
-    default=paired.MIN_PAIRS,
+    type=click.IntRange(min=MIN_PAIRS),
+    default=MIN_PAIRS,
     show_default=True,
     help="Pairs of runs per scenario.",
 )

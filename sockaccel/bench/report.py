@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sockaccel.bench.pairs import Arm, MetricSummary, Pair, Sample
 from sockaccel.render.table import render_table
+from sockaccel.render.units import times_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,9 +129,9 @@ def _row(name: str, metric: MetricSummary, *, scale: float, digits: int) -> list
         name,
         f"{metric.baseline / scale:,.{digits}f}",
         f"{metric.accelerated / scale:,.{digits}f}",
-        times(ratio.median),
-        f"{times(ratio.interval.low)} to {times(ratio.interval.high)}",
-        f"{times(ratio.minimum)} to {times(ratio.maximum)}",
+        times_text(ratio.median),
+        f"{times_text(ratio.interval.low)} to {times_text(ratio.interval.high)}",
+        f"{times_text(ratio.minimum)} to {times_text(ratio.maximum)}",
     ]
 
 
@@ -150,21 +151,14 @@ def _failed(pairs: Sequence[Pair]) -> list[str]:
     return ["failed requests", *(str(count) for count in failed), "", "", ""]
 
 
-def times(ratio: float) -> str:
-    """Return a ratio with the digits that its size can bear."""
-    if ratio < 0.001:
-        return "<0.001x"
-    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
-
-
 def _verdict(pairs: Sequence[Pair], ratio: RatioSummary) -> str:
     share = min(pair.of(Arm.ACCELERATED).redirected_share for pair in pairs)
     if not ratio.distinguishable:
         first = f"~ no difference in requests/s that {len(pairs)} pairs can tell."
     elif ratio.median > 1:
-        first = f"{times(ratio.median)} the requests/s of plain TCP."
+        first = f"{times_text(ratio.median)} the requests/s of plain TCP."
     else:
-        first = f"SLOWER: {times(ratio.median)} the requests/s of plain TCP."
+        first = f"SLOWER: {times_text(ratio.median)} the requests/s of plain TCP."
     # Rounded down: "at least" must hold.
     percent = int(share * 1000) / 10
     return f"{first} At least {percent:.1f}% of the bytes were redirected in every run."
@@ -182,7 +176,7 @@ def _footer(result: Result) -> str:
     lines = [
         f"{parameters['pairs']} pairs of {parameters['seconds']} s runs in random balanced order.",
         load,
-        "before, after: medians; ratio: median of the pairs' ratios, bootstrap interval.",
+        "before, after: medians; ratio: median of the pairs' ratios, interval by rank.",
         f"{where}.",
         f"{machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']}.",
     ]

@@ -1,57 +1,26 @@
-"""Rounds of the echo measurement: their order, when a run counts, what they add up to. Pure.
+"""Rounds of the echo measurement: what they add up to. Pure.
 
 A round is one run of each arm, next to each other in time; the arms differ in
-exactly one thing. What carried the bytes is proved by counters in every run: one
-that cannot prove it is invalid, whatever its speed.
+exactly one thing. See proof.py for when a run counts.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from sockaccel.bench.report import times
+from sockaccel.bench.arms import Arm
 from sockaccel.bench.stats import RatioSummary, summarise_ratios
-from sockaccel.errors import BenchError
 from sockaccel.render.table import render_table
+from sockaccel.render.units import times_text
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Sequence
 
     from sockaccel.bench.accelerator import Counters
 
 SCHEMA = "sockaccel.echo/1"
-MIN_ROUNDS = 6
-# Of the bytes that were sent: what may go the other way than the arm says (the
-# handshake, ARP, a first message before the peer is known).
-STRAY = 0.01
-# A byte of plain TCP crosses two ports of the bridge, in by one and out by another.
-PORT_CROSSINGS = 2
-
-
-class Arm(StrEnum):
-    """What carries the bytes."""
-
-    BASELINE = "baseline"
-    ACCELERATED = "accelerated"
-    TEXTBOOK = "textbook"
-    UNIX = "unix"
-
-    @property
-    def label(self) -> str:
-        """What a person calls it."""
-        return _LABELS[self]
-
-
-_LABELS = {
-    Arm.BASELINE: "plain TCP",
-    Arm.ACCELERATED: "accelerated",
-    Arm.TEXTBOOK: "textbook, unsafe",
-    Arm.UNIX: "Unix socket",
-}
 
 
 @dataclass(frozen=True)
@@ -141,73 +110,15 @@ class Result:
         return self.ratios is not None and all(ratio.met is not False for ratio in self.ratios)
 
 
-def balanced_order(rounds: int, rng: random.Random) -> list[tuple[Arm, ...]]:
-    """Return the order of the arms in each round, at random.
-
-    In every four rounds each arm comes once in each place, and once right after
-    each other arm, so that what a run leaves behind falls on all alike.
-    """
-    order: list[tuple[Arm, ...]] = []
-    while len(order) < rounds:
-        arms = list(Arm)
-        rng.shuffle(arms)
-        # Williams' square of four.
-        block = [tuple(arms[(step + row) % 4] for step in (0, 1, 3, 2)) for row in range(4)]
-        rng.shuffle(block)
-        order += block
-    return order[:rounds]
-
-
-def parse_client(text: str) -> tuple[int, float]:
-    """Return round trips and seconds, as the client of benchmarks/echo.c prints them."""
-    try:
-        trips, seconds = text.split()
-        found = int(trips), float(seconds)
-    except ValueError as error:
-        raise BenchError(f"cannot read what the echo client said: {text[:200]!r}") from error
-    if found[0] <= 0 or not found[1] > 0:
-        raise BenchError("cannot use what the echo client said: it made no round trip")
-    return found
-
-
-def problems_of_run(sample: Sample) -> list[str]:
-    """Return why a run does not count; nothing if it does."""
-    arm, counters, sent = sample.arm, sample.counters, sample.sent_bytes
-    crossed, least = sample.interface_bytes, PORT_CROSSINGS * sent
-    problems = []
-    if arm is Arm.BASELINE:
-        if crossed < least:
-            problems.append(
-                f"{arm}: {crossed} bytes on the interfaces, plain TCP needs {least}:"
-                " something else redirects"
-            )
-    elif crossed > STRAY * least:
-        problems.append(
-            f"{arm}: {crossed} bytes on the interfaces, plain TCP needs {least}:"
-            " they were not kept off"
-        )
-    if arm is not Arm.ACCELERATED:
-        if counters.active or counters.redirected_bytes:
-            problems.append(f"{arm}: sockaccel was on ({counters.redirected_bytes} bytes)")
-    elif not counters.active:
-        problems.append(f"{arm}: sockaccel was off at the end of the run")
-    elif not (1 - STRAY) * sent <= counters.redirected_bytes <= sent:
-        problems.append(f"{arm}: {counters.redirected_bytes} of {sent} bytes were redirected")
-    return problems
-
-
 def of_arm(rounds: Sequence[Sequence[Sample]], arm: Arm) -> list[Sample]:
     """Return the runs of an arm, one for each round."""
     return [next(sample for sample in samples if sample.arm is arm) for samples in rounds]
 
 
-def summarise(rounds: Sequence[Sequence[Sample]], *, seed: int) -> list[Ratio]:
+def summarise(rounds: Sequence[Sequence[Sample]]) -> list[Ratio]:
     """Return the ratios of rates, round by round, over rounds that count."""
     rates = {arm: [each.round_trips_per_s for each in of_arm(rounds, arm)] for arm in Arm}
-    return [
-        Ratio(each, summarise_ratios(rates[each.to], rates[each.arm], seed=seed))
-        for each in COMPARISONS
-    ]
+    return [Ratio(each, summarise_ratios(rates[each.to], rates[each.arm])) for each in COMPARISONS]
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -292,7 +203,7 @@ def as_text(result: Result) -> str:
     )
     footer = [
         f"{len(result.rounds)} rounds of {parameters['seconds']:g} s runs, random balanced order.",
-        "us, round trips/s: medians; ratio: median of the rounds' ratios, bootstrap interval.",
+        "us, round trips/s: medians; ratio: median of the rounds' ratios, interval by rank.",
         f"{machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']}.",
     ]
     return "\n".join([title, rates, "", ratios, "", *footer])
@@ -302,12 +213,12 @@ def _ratio_row(ratio: Ratio) -> list[str]:
     comparison, summary = ratio.comparison, ratio.summary
     target = ""
     if comparison.target is not None:
-        target = f">= {times(comparison.target)} {'met' if ratio.met else 'MISSED'}"
+        target = f">= {times_text(comparison.target)} {'met' if ratio.met else 'MISSED'}"
     return [
         f"{comparison.arm} / {comparison.to}",
         comparison.meaning,
-        times(summary.median),
-        f"{times(summary.interval.low)} to {times(summary.interval.high)}",
-        f"{times(summary.minimum)} to {times(summary.maximum)}",
+        times_text(summary.median),
+        f"{times_text(summary.interval.low)} to {times_text(summary.interval.high)}",
+        f"{times_text(summary.minimum)} to {times_text(summary.maximum)}",
         target,
     ]

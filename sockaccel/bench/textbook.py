@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sockaccel.bench import files
 from sockaccel.bench.process import Child
 from sockaccel.bench.signals import hold
 from sockaccel.datapath import libbpf
@@ -18,7 +19,10 @@ from sockaccel.datapath.bcc_module import CapturedOutput, Module
 from sockaccel.datapath.libbpf import AttachType, ProgType
 from sockaccel.errors import SockaccelError
 
-SOURCE = Path(__file__).resolve().parents[2] / "benchmarks" / "textbook.c"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCE = "textbook.c"
 START_TIMEOUT_S = 30.0
 
 
@@ -45,7 +49,7 @@ class Textbook:
 
 def attach(cgroup: str, output: CapturedOutput) -> int:
     """Compile, load and attach; return the descriptor that holds it."""
-    module = Module(f'#line 1 "{SOURCE.name}"\n{SOURCE.read_text()}', {}, output)
+    module = Module(f'#line 1 "{SOURCE}"\n{files.find(SOURCE).read_text()}', {}, output)
     ops = module.load("textbook_ops", ProgType.SOCK_OPS)
     msg = module.load("textbook_msg", ProgType.SK_MSG)
     libbpf.attach(msg, module.map_fd("textbook_map"), AttachType.SK_MSG_VERDICT)

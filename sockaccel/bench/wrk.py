@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sockaccel.bench.process import Child, find_tool, last_line
-from sockaccel.bench.signals import hold
-from sockaccel.errors import BenchError, HostError
+from sockaccel.bench import files
+from sockaccel.bench.process import Child, find_tool, run_load
+from sockaccel.errors import BenchError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 SCHEMA = "sockaccel.wrk/1"
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "wrk_report.lua"
+SCRIPT = "wrk_report.lua"
 ERROR_CLASSES = ("connect", "read", "write", "status", "timeout")
-GRACE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class WrkReport:
     duration_s: float
     errors: dict[str, int]
     latency_us: dict[str, float]  # "min", "max", "mean", "stdev" and "p50", "p99", "p99.9", ...
+    # [microseconds, count] for every value that occurred, ascending
+    histogram: list[tuple[float, int]] = field(default_factory=list)
 
     @property
     def requests_per_s(self) -> float:
@@ -57,7 +57,7 @@ class WrkLoad:
     connections: int
     threads: int
 
-    def argv(self, program: str = "wrk", script: Path = SCRIPT) -> list[str]:
+    def argv(self, program: str, script: Path) -> list[str]:
         """Return the command."""
         return [
             program,
@@ -86,6 +86,7 @@ def parse_report(text: str) -> WrkReport:
                 **{name: float(latency[name]) for name in ("min", "max", "mean", "stdev")},
                 **{f"p{key}": float(value) for key, value in latency["percentiles"].items()},
             },
+            histogram=[(float(value), int(count)) for value, count in latency["histogram"]],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(f"cannot read wrk's report: {error!r} in {text[:200]!r}") from error
@@ -94,35 +95,32 @@ def parse_report(text: str) -> WrkReport:
     return report
 
 
+def report_command(load: WrkLoad, report_path: Path) -> list[str]:
+    """Return the command that runs wrk and leaves its report in a file.
+
+    Whatever runs it (a container) has to see the file's directory; nothing else is used.
+    """
+    report_path.unlink(missing_ok=True)
+    script = report_path.with_name(SCRIPT)
+    shutil.copyfile(files.find(SCRIPT), script)
+    # By env and not in Child's environment, which ends where a container begins.
+    return ["env", f"WRK_REPORT={report_path}", *load.argv(find_tool("wrk"), script)]
+
+
+def read_report(report_path: Path) -> WrkReport:
+    """Return the report that wrk left in a file."""
+    try:
+        return parse_report(report_path.read_text())
+    except OSError as error:
+        raise BenchError(f"cannot read wrk's report: {reason(error)}") from error
+
+
 def run_wrk(
     load: WrkLoad,
     report_path: Path,
     wrap: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> WrkReport:
-    """Run wrk to its end and return its report.
-
-    Whatever wrap leads to (a container) has to see the report's directory; nothing else is used.
-    """
-    if not SCRIPT.is_file():
-        raise HostError(f"cannot run wrk: '{SCRIPT.name}' is missing", "run it from a source tree")
-    report_path.unlink(missing_ok=True)
-    script = report_path.with_name(SCRIPT.name)
-    shutil.copyfile(SCRIPT, script)
-    # By env and not in Child's environment, which ends where a container begins.
-    argv = wrap(["env", f"WRK_REPORT={report_path}", *load.argv(find_tool("wrk"), script)])
-    child: Child | None = None
-    try:
-        with hold():
-            child = Child(argv)
-        done = child.wait(load.seconds + GRACE_S)
-    except subprocess.TimeoutExpired:
-        raise BenchError(
-            f"cannot measure '{load.url}': wrk did not end {GRACE_S:g} s after its time"
-        ) from None
-    finally:
-        if child is not None:
-            child.end(grace_s=1.0)
-    if done.returncode != 0 or not report_path.exists():
-        said = last_line(done.stderr or done.stdout, done.returncode)
-        raise BenchError(f"cannot measure '{load.url}': wrk: {said}")
-    return parse_report(report_path.read_text())
+    """Run wrk to its end and return its report."""
+    argv = wrap(report_command(load, report_path))
+    run_load(lambda: Child(argv), f"'{load.url}'", load.seconds)
+    return read_report(report_path)

@@ -27,6 +27,7 @@ _COMMANDS = {
     "dump": "sockaccel.cli.dump",
     "scope": "sockaccel.cli.scope",
     "doctor": "sockaccel.cli.doctor",
+    "bench": "sockaccel.cli.bench",
     "config": "sockaccel.cli.config",
 }
 

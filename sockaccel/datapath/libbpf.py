@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _T = TypeVar("_T", bound=ctypes.Structure)
+_QUERY_EFFECTIVE = 1  # BPF_F_QUERY_EFFECTIVE
 
 
 class AttachType(IntEnum):
@@ -260,13 +261,21 @@ def detach_link(link_fd: int) -> None:
     _check(shared_library().bpf_link_detach(link_fd))
 
 
-def attached_programs(target_fd: int, kind: AttachType) -> list[int]:
-    """Return the ids of the programs attached to a cgroup or a map of sockets."""
+def attached_programs(target_fd: int, kind: AttachType, *, effective: bool = False) -> list[int]:
+    """Return the ids of the programs attached to a cgroup or a map of sockets.
+
+    effective: of those, too, that a cgroup has from the ones above it.
+    """
     ids = (ctypes.c_uint32 * 64)()
     count = ctypes.c_uint32(64)
     _check(
         shared_library().bpf_prog_query(
-            target_fd, int(kind), 0, None, ctypes.byref(ids), ctypes.byref(count)
+            target_fd,
+            int(kind),
+            _QUERY_EFFECTIVE if effective else 0,
+            None,
+            ctypes.byref(ids),
+            ctypes.byref(count),
         )
     )
     return list(ids[: count.value])

@@ -28,7 +28,7 @@ from sockaccel.datapath.options import Options
 from sockaccel.errors import NotPermittedError, StateError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 KEY_ZERO = bytes(4)
 _READ_SIZE = 1 << 20
@@ -195,7 +195,7 @@ class Datapath:
 
     def namespaces(self) -> list[int]:
         """Return the cookies of the namespaces in scope."""
-        return [int.from_bytes(key, "little") for key in libbpf.keys(self.fd("scope"), 8)]
+        return _cookies(self.fd("scope"))
 
     def learned(self) -> list[tuple[ProgramKey, LearnedProgram]]:
         """Return what was learned of programs, the most watched first."""
@@ -289,6 +289,34 @@ def loaded(pin_dir: Path) -> list[Loaded]:
     return list(found.values())
 
 
+def is_on_for(cgroup: Path, cookies: Collection[int]) -> bool:
+    """Say whether any datapath, wherever it is pinned, is on for a cgroup and some namespaces.
+
+    Raises:
+        OSError: not permitted, or no such cgroup.
+
+    """
+    with libbpf.fd(os.open(cgroup, os.O_RDONLY)) as directory:
+        numbers = libbpf.attached_programs(directory, AttachType.CGROUP_SOCK_OPS, effective=True)
+    for number in numbers:
+        with suppress(FileNotFoundError), libbpf.fd(libbpf.prog_by_id(number)) as program:
+            maps = _maps_by_name(libbpf.prog_map_ids(program))
+            if {"config", "scope", "handshakes"} <= maps.keys() and _covers(maps, cookies):
+                return True
+    return False
+
+
+def _covers(maps: dict[str, int], cookies: Collection[int]) -> bool:
+    with libbpf.fd(libbpf.map_by_id(maps["config"])) as descriptor:
+        flags = _config(descriptor).flags
+    if not flags & ConfigFlags.ENABLED:
+        return False
+    if flags & ConfigFlags.SCOPE_ALL:
+        return True
+    with libbpf.fd(libbpf.map_by_id(maps["scope"])) as descriptor:
+        return not set(cookies).isdisjoint(_cookies(descriptor))
+
+
 def draining(pin_dir: Path) -> list[Loaded]:
     """Return the datapaths of a pin directory whose pins are gone, held by live sockets.
 
@@ -319,6 +347,10 @@ def _loaded(map_id: int, config_id: int, wanted: int) -> Loaded | None:
     with libbpf.fd(libbpf.map_by_id(map_id)) as descriptor:
         keys = set(libbpf.keys(descriptor, ctypes.sizeof(PairKey)))
     return Loaded(map_id, config_id, len(keys), bool(config.flags & ConfigFlags.ENABLED))
+
+
+def _cookies(scope_fd: int) -> list[int]:
+    return [int.from_bytes(key, "little") for key in libbpf.keys(scope_fd, 8)]
 
 
 def _config(map_fd: int) -> Config:

@@ -1,5 +1,7 @@
 """Numbers and names for people."""
 
+import math
+
 SHORT_ID = 12
 """Digits of a container's id that `docker ps` prints, and people read."""
 
@@ -34,3 +36,36 @@ def who_text(scope: str, namespaces: int) -> str:
     if scope == "all":
         return "every network namespace"
     return f"{namespaces} network namespace{'s' * (namespaces != 1)}"
+
+
+def times_text(ratio: float) -> str:
+    """Return a ratio with the digits that its size can bear."""
+    if ratio < 0.001:
+        return "<0.001x"
+    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
+
+
+def value_text(value: float) -> str:
+    """Return a figure with three digits, or all that stand before the point."""
+    if value == 0:
+        return "0"
+    decimals = max(2 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{decimals}f}"
+
+
+def figure_text(value: float, unit: str) -> str:
+    """Return a figure of a benchmark in its unit; bytes as a size, with its own unit."""
+    return bytes_text(round(value)) if unit in ("bytes", "bytes/s") else value_text(value)
+
+
+def short_text(value: float) -> str:
+    """Return a round figure in few characters: 40k, 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def percent_text(share: float) -> str:
+    """Return a share as a percentage, rounded down: "at least" must hold."""
+    return f"{int(share * 1000) / 10}%"

@@ -6,7 +6,7 @@ import pytest
 
 from sockaccel.bench.accelerator import Counters
 from sockaccel.bench.pairs import Arm, Pair, Sample, summarise
-from sockaccel.bench.report import Result, Scenario, as_json, as_text, times
+from sockaccel.bench.report import Result, Scenario, as_json, as_text
 from sockaccel.bench.wrk import WrkReport
 
 ERRORS = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
@@ -33,8 +33,8 @@ def result(*scenarios: Scenario) -> Result:
 
 
 def measured(after: tuple[int, ...] = (19_000, 20_000, 21_000)) -> Scenario:
-    runs = [Pair((sample(Arm.BASELINE, 10_000), sample(Arm.ACCELERATED, n))) for n in after]
-    return Scenario("upstream keepalive on", True, pairs=runs, summary=summarise(runs, seed=1))
+    runs = [Pair((sample(Arm.BASELINE, 10_000), sample(Arm.ACCELERATED, n))) for n in after * 2]
+    return Scenario("upstream keepalive on", True, pairs=runs, summary=summarise(runs))
 
 
 def invalid() -> Scenario:
@@ -62,7 +62,7 @@ failed requests                0       0
 
 6 pairs of 3 s runs in random balanced order.
 100 connections, 612-byte page, sendfile off.
-before, after: medians; ratio: median of the pairs' ratios, bootstrap interval.
+before, after: medians; ratio: median of the pairs' ratios, interval by rank.
 Network namespaces on a bridge.
 2 cores of Some CPU, Linux 6.18.0.
 Note: latencies are those of a closed loop at saturation, with wrk's own correction.
@@ -76,7 +76,7 @@ def test_golden_table() -> None:
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        ((9_000, 10_000, 11_000), "~ no difference in requests/s that 3 pairs can tell."),
+        ((9_000, 10_000, 11_000), "~ no difference in requests/s that 6 pairs can tell."),
         ((8_000, 9_000, 9_500), "SLOWER: 0.90x the requests/s of plain TCP."),
         ((10_500, 11_000, 12_000), "1.10x the requests/s of plain TCP."),
     ],
@@ -116,7 +116,7 @@ def test_json_has_every_sample_and_no_summary_of_what_does_not_count() -> None:
     assert good["summary"]["requests_per_s"]["ratio"]["interval"]["level"] == 0.95
     assert [[run["arm"] for run in pair] for pair in good["pairs"]] == [
         ["baseline", "accelerated"]
-    ] * 3
+    ] * 6
     assert good["pairs"][0][1] == {
         "arm": "accelerated",
         "requests": 19_000,
@@ -131,20 +131,5 @@ def test_json_has_every_sample_and_no_summary_of_what_does_not_count() -> None:
         "interface_bytes": 12 * 19_000,
     }
     assert (good["valid"], bad["valid"], bad["summary"]) == (True, False, None)
-    assert len(bad["pairs"]) == 3
+    assert len(bad["pairs"]) == 6
     assert len(bad["unpaired"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("ratio", "shown"),
-    [
-        (1.875, "1.88x"),
-        (0.1, "0.10x"),
-        (0.0512, "0.051x"),
-        (12, "12.00x"),
-        (0.001, "0.001x"),
-        (0.0004, "<0.001x"),
-    ],
-)
-def test_small_ratios_keep_their_digits(ratio: float, shown: str) -> None:
-    assert times(ratio) == shown

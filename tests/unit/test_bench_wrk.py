@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ GOLDEN = (
     '"errors":{"connect":0,"read":1,"write":2,"status":4,"timeout":8},'
     '"latency_us":{"min":55,"max":20011,"mean":4012.125,"stdev":800.500,'
     '"percentiles":{"50":3900,"75":4400,"90":5000,"95":5600,"99":9000,"99.9":15000,'
-    '"99.99":19000}}}\n'
+    '"99.99":19000},"histogram":[[55,1],[3900,59998],[20011,1]]}}\n'
 )
 
 
@@ -33,6 +34,7 @@ def test_golden_report() -> None:
             "p50": 3900, "p75": 4400, "p90": 5000, "p95": 5600,
             "p99": 9000, "p99.9": 15000, "p99.99": 19000,
         },
+        histogram=[(55.0, 1), (3900.0, 59998), (20011.0, 1)],
     )  # fmt: skip
     assert report.requests_per_s == 20000
     assert report.failed == 15
@@ -64,7 +66,7 @@ def test_what_is_not_a_report_is_an_error_and_not_a_measurement(text: str) -> No
 
 
 def test_command() -> None:
-    argv = WrkLoad("http://10.0.0.1/", seconds=3, connections=100, threads=2).argv("/bin/wrk")
-    assert argv[:5] == ["/bin/wrk", "-t2", "-c100", "-d3s", "-s"]
-    assert argv[5].endswith("benchmarks/wrk_report.lua")
-    assert argv[6:] == ["http://10.0.0.1/"]
+    load = WrkLoad("http://10.0.0.1/", seconds=3, connections=100, threads=2)
+    assert load.argv("/bin/wrk", Path("report.lua")) == [
+        "/bin/wrk", "-t2", "-c100", "-d3s", "-s", "report.lua", "http://10.0.0.1/",
+    ]  # fmt: skip

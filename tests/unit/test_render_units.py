@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from sockaccel.render.units import bytes_text, duration_text
+from sockaccel.render.units import (
+    bytes_text,
+    duration_text,
+    figure_text,
+    percent_text,
+    short_text,
+    times_text,
+    value_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +40,70 @@ def test_a_size_has_the_unit_that_leaves_few_digits(number: int, text: str) -> N
 @pytest.mark.parametrize("power", [20, 30, 40, 50])
 def test_what_rounds_up_to_the_next_unit_is_written_in_it(power: int) -> None:
     assert bytes_text((1 << power) - 1) == bytes_text(1 << power)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [
+        (1.875, "1.88x"),
+        (0.1, "0.10x"),
+        (0.0512, "0.051x"),
+        (12, "12.00x"),
+        (0.001, "0.001x"),
+        (0.0004, "<0.001x"),
+    ],
+)
+def test_small_ratios_keep_their_digits(ratio: float, shown: str) -> None:
+    assert times_text(ratio) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (68_127.4, "68,127"),
+        (999.6, "1,000"),
+        (123.4, "123"),
+        (12.34, "12.3"),
+        (9.996, "10.00"),
+        (1.234, "1.23"),
+        (0.1234, "0.123"),
+        (0.0123456, "0.0123"),
+        (0, "0"),
+        (0.00001234, "0.0000123"),
+    ],
+)
+def test_values_have_three_digits_or_all_before_the_point(value: float, shown: str) -> None:
+    assert value_text(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.5, "0.5"), (999, "999"), (1000, "1k"), (2.5e6, "2.5M"), (1e10, "10G")],
+)
+def test_short_figures(value: float, shown: str) -> None:
+    assert short_text(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (1536.2, "bytes", "1.5 KiB"),
+        (2**31, "bytes/s", "2.0 GiB"),
+        (1536.2, "us", "1,536"),
+        (1536.2, "bytes/request", "1,536"),
+    ],
+)
+def test_bytes_are_shown_as_sizes_and_other_units_as_figures(
+    value: float, unit: str, shown: str
+) -> None:
+    assert figure_text(value, unit) == shown
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0.99999, "99.9%"), (1.0, "100.0%"), (0.0, "0.0%"), (0.0009, "0.0%")]
+)
+def test_percents_are_rounded_down_for_at_least_must_hold(share: float, shown: str) -> None:
+    assert percent_text(share) == shown
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,277 @@
+"""The runs of a session: which, in what order, and what becomes of each."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sockaccel import __version__
+from sockaccel.bench.advice import with_advice
+from sockaccel.bench.arms import Arm, balanced_order
+from sockaccel.bench.machine import describe_commit, describe_machine
+from sockaccel.bench.proof import problems_of_round, problems_of_run
+from sockaccel.bench.result import CaseResult, LeftOut, Metric, Result, Run
+from sockaccel.bench.signals import Interrupted
+from sockaccel.bench.stage import Cast, Setting, Stage, check_permitted
+from sockaccel.bench.summary import conclude
+from sockaccel.bench.workloads.base import per
+from sockaccel.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    from sockaccel.bench.scenario import Case, Scenario
+    from sockaccel.bench.stage import Played
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a session is to do.
+
+    seconds: the length of a run, None for each scenario's own; arms: those that are
+    wanted of each scenario's; quick: whether this is all of it, which is noted.
+    """
+
+    scenarios: Sequence[Scenario]
+    rounds: int
+    seconds: float | None
+    arms: Sequence[Arm]
+    quick: bool
+    setting: Setting
+
+    def arms_of(self, scenario: Scenario) -> list[Arm]:
+        """Return the arms that are compared in a scenario."""
+        return arms_of(scenario, self.arms, self.setting.topology)
+
+    def runs(self) -> int:
+        """Return how many runs there are, warm-ups included."""
+        return sum(
+            len(scenario.cases) * len(self.arms_of(scenario)) * (1 + self.rounds)
+            for scenario in self.scenarios
+        )
+
+
+def arms_of(scenario: Scenario, wanted: Sequence[Arm], topology: str) -> list[Arm]:
+    """Return those of the wanted arms that a scenario has in a topology.
+
+    The textbook program and the Unix socket need a cgroup and a file system that both
+    ends share, which containers do not.
+    """
+    possible = (Arm.BASELINE, Arm.ACCELERATED) if topology == "docker" else tuple(Arm)
+    return [arm for arm in scenario.arms if arm in wanted and arm in possible]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run that begins or has ended, for whoever waits."""
+
+    case: str  # "scenario/case"
+    round: int  # 0: warm-up
+    rounds: int
+    arm: Arm
+    metric: Metric  # the case's first
+    value: float | None = None  # of that metric; None: the run begins
+    problems: list[str] = field(default_factory=list)
+
+
+def run_plan(
+    plan: Plan,
+    left_out: Iterable[LeftOut] = (),
+    *,
+    report: Callable[[Progress], None] = lambda _: None,
+    store: Callable[[Result], None] = lambda _: None,
+) -> tuple[Result, Interrupted | None]:
+    """Make all runs and return what they found; store is called after each case.
+
+    A case that turns out invalid ends there, and the next one begins. A signal ends the
+    session and is returned with the result, which holds what was done until then.
+
+    Raises:
+        NotPermittedError: not root.
+        HostError: this host cannot do it.
+
+    """
+    check_permitted()
+    seed = int.from_bytes(os.urandom(4), "big")
+    result = Result(
+        id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{seed:08x}",
+        started=_now(),
+        finished=None,
+        commit=describe_commit(),
+        command=["sockaccel", *sys.argv[1:]],
+        machine=describe_machine(),
+        versions=_versions(plan.scenarios),
+        parameters={
+            "seed": seed,
+            "pairs": plan.rounds,
+            "seconds": plan.seconds,
+            "quick": plan.quick,
+            "topology": plan.setting.topology,
+            "policy": plan.setting.policy,
+            "cgroup": str(plan.setting.cgroup) if plan.setting.cgroup else None,
+            "arms": list(
+                dict.fromkeys(str(arm) for each in plan.scenarios for arm in plan.arms_of(each))
+            ),
+        },
+        cases=[],
+        left_out=list(left_out),
+    )
+    try:
+        with closing(_cases(plan, random.Random(seed), report)) as cases:
+            for case in cases:
+                result = replace(result, cases=[*result.cases, conclude(case)])
+                store(with_advice(result))
+    except Interrupted as signal:
+        return with_advice(result), signal
+    return with_advice(replace(result, finished=_now())), None
+
+
+def _cases(
+    plan: Plan, rng: random.Random, report: Callable[[Progress], None]
+) -> Generator[CaseResult, None, None]:
+    for scenario in plan.scenarios:
+        stage = Stage(scenario, plan.setting)
+        # Twice: a signal is raised once, and may be so just before the inner clean-up.
+        with closing(stage), stage:
+            for case in scenario.cases:
+                recorder = _Recorder(plan, scenario, case, report)
+                try:
+                    recorder.play(stage, balanced_order(recorder.arms, plan.rounds, rng))
+                except BenchError as error:
+                    recorder.problems.append(str(error))
+                except Interrupted:
+                    yield recorder.result()
+                    raise
+                yield recorder.result()
+
+
+class _Recorder:
+    """Plays one case and keeps what was found."""
+
+    def __init__(
+        self, plan: Plan, scenario: Scenario, case: Case, report: Callable[[Progress], None]
+    ) -> None:
+        self.problems: list[str] = []
+        self.arms = plan.arms_of(scenario)
+        self._plan = plan
+        self._scenario = scenario
+        self._case = case
+        self._cast = Cast(scenario, case)
+        self._report = report
+        self._metrics = scenario.metrics(case)
+        self._runs: list[Run] = []
+        self._commands: dict[str, list[str]] = {}
+
+    def play(self, stage: Stage, order: Sequence[Sequence[Arm]]) -> None:
+        """Make a warm-up of each arm, then every round, up to the first problem.
+
+        Raises:
+            BenchError: a run could not be made.
+
+        """
+        for number, arms in enumerate([self.arms, *order]):
+            played: list[Played] = []
+            for position, arm in enumerate(arms, 1):
+                played.append(self._play(stage, number, position, arm))
+                if self._runs[-1].problems:
+                    return
+            if number and self._fails(played):
+                return
+
+    def result(self) -> CaseResult:
+        """Return what was found."""
+        scenario, case = self._scenario, self._case
+        measured = {name for run in self._runs for name in run.metrics}
+        return CaseResult(
+            scenario=scenario.name,
+            case=case.name,
+            title=scenario.title,
+            topology=self._plan.setting.topology,
+            parameters=case.parameters,
+            commands=self._commands,
+            arms=[str(arm) for arm in self.arms],
+            # Without a run, what it would have been; in containers some costs are not known.
+            metrics=[each for each in self._metrics if not measured or each.name in measured],
+            runs=self._runs,
+            problems=self.problems,
+        )
+
+    def _play(self, stage: Stage, number: int, position: int, arm: Arm) -> Played:
+        metric = self._metrics[0]
+        progress = Progress(
+            f"{self._scenario.name}/{self._case.name}", number, self._plan.rounds, arm, metric
+        )
+        self._report(progress)
+        seconds = self._plan.seconds or self._scenario.seconds
+        if not number:
+            seconds = min(seconds, self._scenario.warm_up_s)
+        played = stage.play(self._cast, arm, seconds)
+        outcome = played.evidence.outcome
+        run = Run(
+            round=number,
+            position=position,
+            arm=str(arm),
+            warm_up=not number,
+            seconds=outcome.seconds,
+            metrics=values_of(played, streams=self._cast.client.streams),
+            proof=played.evidence.proof,
+            latency=outcome.latency,
+            errors=outcome.errors,
+            cpu=played.cpu,
+            context_switches=played.context_switches,
+            memory=played.memory,
+            problems=problems_of_run(played.evidence),
+        )
+        self._runs.append(run)
+        self._commands.update(played.commands)
+        self._report(replace(progress, value=run.metrics.get(metric.name), problems=run.problems))
+        return played
+
+    def _fails(self, played: Sequence[Played]) -> bool:
+        """Note what speaks against a round as a whole, and return whether anything does."""
+        problems = problems_of_round([each.evidence for each in played])
+        for arm, problem in problems.items():
+            (run,) = (each for each in self._runs[-len(played) :] if each.arm == arm)
+            run.problems.append(problem)
+        return bool(problems)
+
+
+def values_of(played: Played, *, streams: bool) -> dict[str, float]:
+    """Return the values of Scenario.metrics(), those that there are."""
+    outcome = played.evidence.outcome
+    values = dict(outcome.metrics)
+    short = per(streams=streams)[0]
+    work = outcome.payload_bytes / GIB if streams else outcome.requests / 1e6
+    if not work:
+        return values
+    values[f"cpu_s_per_{short}"] = played.cpu.seconds_total / work
+    if played.context_switches:
+        switches = played.context_switches
+        count = switches.voluntary + switches.involuntary
+        values[f"context_switches_per_{short}"] = count / work
+    values["tcp_memory_bytes"] = float(played.memory.tcp_bytes)
+    values["rss_bytes"] = float(played.memory.peak_rss_bytes)
+    if not streams:
+        values["interface_bytes_per_request"] = played.evidence.interface_bytes_per_request
+    return values
+
+
+def _versions(scenarios: Iterable[Scenario]) -> dict[str, str | None]:
+    tools = {tool.name: tool for scenario in scenarios for tool in scenario.tools}
+    return {
+        "sockaccel": __version__,
+        "python": platform.python_version(),
+        **{name: tool.version() for name, tool in sorted(tools.items())},
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

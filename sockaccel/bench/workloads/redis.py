@@ -1,0 +1,177 @@
+"""Redis, loaded by its own redis-benchmark."""
+
+from __future__ import annotations
+
+import csv
+import socket
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from sockaccel.bench.result import Better, Metric
+from sockaccel.bench.workloads.base import Outcome, Place, Tool, rate_metric
+from sockaccel.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PORT = 6379
+COMMANDS = ("get", "set")
+START_TIMEOUT_S = 10.0
+FIRST_REQUESTS = 20_000
+# redis-benchmark's own name of the one key that it uses without -r.
+KEY = "key:__rand_int__"
+_COLUMNS = {
+    "latency_saturated_us_p50": "p50_latency_ms",
+    "latency_saturated_us_p99": "p99_latency_ms",
+}
+
+
+@dataclass
+class RedisServer:
+    """redis-server that saves nothing."""
+
+    tools: ClassVar[tuple[Tool, ...]] = (Tool("redis-server", "redis-server"),)
+    unix: ClassVar[bool] = True
+
+    def start(self, at: Place, behind: Sequence[Place]) -> None:
+        """Start it; return when it answers."""
+        assert not behind
+        argv = [self.tools[0].find(), "--save", "", "--appendonly", "no"]
+        argv += ["--protected-mode", "no", "--dir", str(at.directory)]
+        if at.socket:
+            argv += ["--port", "0", "--unixsocket", str(at.socket)]
+        else:
+            argv += ["--bind", at.address, "--port", str(PORT)]
+        child = at.start(argv)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                ask(at, at, "PING")
+                return
+            except BenchError as error:
+                if not child.running() or time.monotonic() > deadline:
+                    raise BenchError(f"cannot start redis-server: {error}") from error
+                time.sleep(0.01)
+
+
+@dataclass
+class RedisBenchmark:
+    """redis-benchmark, a closed loop.
+
+    It counts requests and not seconds: the first load finds the rate, and all others
+    are of as many requests as it would make in their time, whatever the arm.
+    """
+
+    tools: ClassVar[tuple[Tool, ...]] = (Tool("redis-benchmark", "redis-tools"),)
+    unix: ClassVar[bool] = True
+    unknown: ClassVar[tuple[str, ...]] = ()
+    streams: ClassVar[bool] = False
+
+    message_bytes: int  # of a value
+    command: str  # "get" or "set"
+    clients: int
+    pipeline: int = 1
+
+    def __post_init__(self) -> None:
+        if self.command not in COMMANDS:
+            raise ValueError(f"command is not {' or '.join(COMMANDS)} but '{self.command}'")
+        self._rate: float | None = None
+        self._commands_before = 0
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """Requests per second, and the latencies of clients that never wait."""
+        return [
+            rate_metric("req_s", "requests/s"),
+            *(
+                Metric(name, f"latency, saturated, {name[-3:]}", "us", Better.LOWER)
+                for name in _COLUMNS
+            ),
+        ]
+
+    def prepare(self, at: Place, server: Place) -> None:
+        """Store the value that GET is to find, and note how many commands the server has seen."""
+        if ask(at, server, f"SET {KEY} {'x' * self.message_bytes}") != "+OK":
+            raise BenchError(f"cannot store '{KEY}' in redis: it does not say OK")
+        self._commands_before = commands_processed(at, server)
+
+    def load(self, at: Place, server: Place, seconds: float) -> Outcome:
+        """Let redis-benchmark load it."""
+        requests = FIRST_REQUESTS
+        if self._rate is not None:
+            requests = max(1000, int(self._rate * seconds))
+        if server.socket:
+            where = ["-s", str(server.socket)]
+        else:
+            where = ["-h", server.address, "-p", str(PORT)]
+        argv = [self.tools[0].find(), *where, "-t", self.command, "-n", str(requests)]
+        argv += ["-c", str(self.clients), "-P", str(self.pipeline), "-d", str(self.message_bytes)]
+        # It may be much slower in one arm than in another.
+        said = at.load([*argv, "--csv"], "redis with redis-benchmark", 4 * seconds + 10)
+        figures = parse_csv(said, self.command)
+        self._rate = self._rate or figures["rps"]
+        processed = commands_processed(at, server) - self._commands_before
+        problems = []
+        if processed < requests:
+            problems = [f"redis has seen {processed} commands of {requests}"]
+        return Outcome(
+            requests=requests,
+            seconds=requests / figures["rps"],
+            payload_bytes=requests * self.message_bytes,
+            metrics={
+                "req_s": figures["rps"],
+                **{name: figures[column] * 1000 for name, column in _COLUMNS.items()},
+            },
+            argv=[*argv, "--csv"],
+            problems=problems,
+        )
+
+
+def parse_csv(text: str, command: str) -> dict[str, float]:
+    """Return the figures of the one test in the output of `redis-benchmark --csv`."""
+    rows = [row for row in csv.DictReader(text.splitlines()) if row.get("test")]
+    try:
+        (row,) = rows
+        if row["test"].lower() != command:
+            raise ValueError(row["test"])
+        figures = {name: float(value) for name, value in row.items() if name != "test"}
+        if not figures["rps"] > 0 or not figures.keys() >= set(_COLUMNS.values()):
+            raise ValueError("no figures")
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"cannot read what redis-benchmark said: {text[:200]!r}") from error
+    return figures
+
+
+def commands_processed(at: Place, server: Place) -> int:
+    """Return how many commands a server has carried out."""
+    for line in ask(at, server, "INFO stats").splitlines():
+        name, _, value = line.partition(":")
+        if name == "total_commands_processed":
+            return int(value)
+    raise BenchError("cannot read the statistics of redis: no total_commands_processed")
+
+
+def ask(at: Place, server: Place, command: str) -> str:
+    """Return a server's answer to one command, asked from a node; an error raises BenchError."""
+    try:
+        answer = at.call(partial(_ask, server, command))
+    except OSError as error:
+        raise BenchError(f"cannot ask redis: {error}") from error
+    if not answer or answer.startswith("-"):
+        raise BenchError(f"cannot ask redis: it says {answer!r}")
+    return answer
+
+
+def _ask(server: Place, command: str) -> str:
+    family = socket.AF_UNIX if server.socket else socket.AF_INET
+    with socket.socket(family) as connection:
+        connection.settimeout(5.0)
+        connection.connect(str(server.socket) if server.socket else (server.address, PORT))
+        # QUIT ends the connection, and with it the answer.
+        connection.sendall(f"{command}\r\nQUIT\r\n".encode())
+        answer = b""
+        while chunk := connection.recv(1 << 16):
+            answer += chunk
+    return answer.decode(errors="replace").removesuffix("+OK\r\n").strip()

@@ -1,0 +1,1 @@
+"""A benchmark's result, in many forms. Pure."""

@@ -1,0 +1,199 @@
+"""The benchmark itself, in a short form: every workload runs and proves its arms, a broken one
+is INVALID, a signal leaves nothing behind.
+
+Ratios are not asserted: a busy machine is no defect of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sockaccel.bench.arms import Arm
+from sockaccel.bench.cgroup import Cgroup, cgroup_of
+from sockaccel.bench.lab import NETNS_DIR
+from sockaccel.bench.proof import problems_of_round, problems_of_run
+from sockaccel.bench.scenario import load_all
+from sockaccel.bench.stage import Cast, Setting, Stage, default_policy
+from sockaccel.scope.cgroup import default_cgroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCENARIOS = load_all()
+PINS = Path("/sys/fs/bpf")
+SECONDS = 0.3
+COMMAND = [sys.executable, "-m", "sockaccel", "bench", "run"]
+# One of each kind; streams of small writes and slow readers stay on TCP for a part.
+CASES = [
+    "connect/64",
+    "echo/16384",
+    "echo-rate/64",
+    "nginx-direct/only",
+    "nginx-large/only",
+    "nginx-lb/upstream-keepalive-on",
+    "nginx-lb/upstream-keepalive-off",
+    "postgres/clients-1",
+    "redis/set-clients-50-pipeline-16",
+    "slow-reader/16384",
+    "stream/64",
+    "stream/65536",
+]
+
+
+def left() -> set[str]:
+    NETNS_DIR.mkdir(exist_ok=True)
+    places = (PINS, NETNS_DIR, default_cgroup())
+    return {name for place in places for name in os.listdir(place) if "sockaccel" in name}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    before = left()
+    yield
+    mine = f"{os.getpid()}"
+    assert not {name for name in left() - before if mine in name}
+
+
+@pytest.fixture(scope="module")
+def policy() -> str:
+    return default_policy()
+
+
+@contextmanager
+def staged(name: str, setting: Setting) -> Iterator[tuple[Stage, Cast]]:
+    scenario_name, _, case_name = name.partition("/")
+    scenario = SCENARIOS[scenario_name]
+    (case,) = (each for each in scenario.cases if each.name == case_name)
+    stage = Stage(scenario, setting)
+    with closing(stage), stage:
+        yield stage, Cast(scenario, case)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_arm_of_a_workload_proves_itself_and_what_it_costs(name: str, policy: str) -> None:
+    scenario = SCENARIOS[name.partition("/")[0]]
+    with staged(name, Setting(policy=policy)) as (stage, cast):
+        runs = [stage.play(cast, arm, SECONDS) for arm in scenario.arms]
+    for run in runs:
+        assert problems_of_run(run.evidence) == []
+        assert run.evidence.outcome.requests > 0
+        assert run.cpu.seconds_total > 0
+        assert run.context_switches is not None
+        assert run.context_switches.voluntary > 0
+        assert run.memory.peak_rss_bytes > 1 << 20
+        assert set(run.commands) == {*(at.node for at in scenario.servers), scenario.client.node}
+    assert problems_of_round([run.evidence for run in runs]) == {}
+
+
+def test_children_are_born_in_a_cgroup_that_their_parent_only_visits() -> None:
+    own = cgroup_of("self")
+    with Cgroup(f"sockaccel_born_{os.getpid()}") as cgroup:
+        with cgroup.entered():
+            child = subprocess.Popen(["sleep", "60"])
+        try:
+            assert cgroup_of(child.pid) == cgroup.path
+            assert cgroup_of("self") == own
+        finally:
+            child.kill()
+            child.wait()
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=170, check=False
+    )
+
+
+def test_sockaccel_on_the_wrong_cgroup_is_invalid_and_not_slow() -> None:
+    with Cgroup(f"sockaccel_wrong_{os.getpid()}") as wrong:
+        done = bench("echo/64", "--seconds", "0.1", "--cgroup", str(wrong.path), "-o", "json")
+    assert done.returncode == 1, done.stderr
+    assert "INVALID  echo/64: accelerated: no byte was redirected" in done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["valid"] is False
+    (case,) = result["cases"]
+    assert case["ratios"] == []
+    assert [run["arm"] for run in case["runs"] if run["problems"]] == ["accelerated"]
+
+
+def test_a_baseline_beside_another_instance_is_invalid(policy: str) -> None:
+    pins = PINS / f"sockaccel_other_{os.getpid()}"
+    command = [sys.executable, "-m", "sockaccel", "--pin-dir", str(pins)]
+    nobody = "unix:///nonexistent/docker.sock"
+    with staged("echo/64", Setting(policy=policy)) as (stage, cast):
+        assert problems_of_run(stage.play(cast, Arm.BASELINE, 0.1).evidence) == []
+        networks = [str(node.path) for node in stage.lab.nodes.values()]
+        scope = [word for path in networks for word in ("--netns", path)]
+        env = {**os.environ, "DOCKER_HOST": nobody}
+        try:
+            subprocess.run([*command, "enable", *scope], env=env, capture_output=True, check=True)
+            problems = problems_of_run(stage.play(cast, Arm.BASELINE, 0.1).evidence)
+        finally:
+            subprocess.run([*command, "disable"], capture_output=True, check=True)
+        assert "baseline: another instance of sockaccel is on for these namespaces" in problems
+        assert problems_of_run(stage.play(cast, Arm.BASELINE, 0.1).evidence) == []
+
+
+@pytest.mark.timeout(240)
+def test_a_session_is_measured_saved_and_valid(tmp_path: Path) -> None:
+    saved = tmp_path / "result.json"
+    done = bench(
+        "echo/64", "--arm", "accelerated", "--pairs", "6", "--seconds", "0.1", "--save", str(saved)
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(saved.read_text())
+    assert result["schema"] == "sockaccel.bench/1"
+    assert result["valid"] is True
+    (case,) = result["cases"]
+    assert case["arms"] == ["baseline", "accelerated"]
+    assert [run["round"] for run in case["runs"]] == [number for number in range(7) for _ in "ab"]
+    assert {ratio["metric"] for ratio in case["ratios"]} >= {"req_s", "cpu_s_per_million"}
+    assert case["commands"]["server"][1:3] == ["echo", "server"]
+    assert "echo: request and response" in done.stdout
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_leaves_nothing_behind(signum: signal.Signals) -> None:
+    child = subprocess.Popen(
+        [*COMMAND, "echo/64", "--seconds", "1", "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stderr
+        # In the midst of the second warm-up, or of switching sockaccel on for it.
+        while "warm-up" not in child.stderr.readline():
+            assert child.poll() is None
+        time.sleep(0.7)
+        child.send_signal(signum)
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+    assert child.returncode == 128 + signum, err
+    assert f"Interrupted by {signum.name}; everything was removed." in err
+    result = json.loads(out)
+    assert (result["valid"], result["finished"]) == (False, None)
+    assert len(result["cases"][0]["runs"]) >= 1
+    assert not {name for name in left() if f"{child.pid}" in name}
+
+
+def test_not_root_is_one_line_and_a_hint() -> None:
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", *COMMAND, "echo/64"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 77, done.stderr
+    assert "Error: cannot" in done.stderr
+    assert "Traceback" not in done.stderr
