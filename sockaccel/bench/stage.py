@@ -194,9 +194,9 @@ class Stage:
 
     def _is_on(self) -> bool:
         """Return whether any datapath, whoever's, is on for what is measured."""
-        cgroup = cgroup_of(self._children[0].pid)
+        cgroups = self._container_cgroups() or [self._cgroup.path]
         cookies = {netns_cookie(str(node.path)) for node in self.lab.nodes.values()}
-        return state.is_on_for(cgroup, cookies)
+        return any(state.is_on_for(cgroup, cookies) for cgroup in cgroups)
 
     def _end_children(self) -> None:
         with hold():

@@ -29,6 +29,8 @@ from sockaccel.scope.cgroup import default_cgroup
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sockaccel.bench.workloads.base import Place
+
 SCENARIOS = load_all()
 PINS = Path("/sys/fs/bpf")
 SECONDS = 0.3
@@ -93,6 +95,27 @@ def test_every_arm_of_a_workload_proves_itself_and_what_it_costs(name: str, poli
         assert run.memory.peak_rss_bytes > 1 << 20
         assert set(run.commands) == {*(at.node for at in scenario.servers), scenario.client.node}
     assert problems_of_round([run.evidence for run in runs]) == {}
+
+
+def test_a_load_balancer_that_answers_with_errors_is_invalid(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(policy=policy)
+    with staged("nginx-lb/upstream-keepalive-on", setting) as (stage, cast):
+        prepare = cast.client.prepare
+
+        def then_end_the_web_servers(at: Place, server: Place) -> None:
+            prepare(at, server)
+            for child in stage._children[:2]:
+                child.end()
+
+        monkeypatch.setattr(cast.client, "prepare", then_end_the_web_servers)
+        run = stage.play(cast, Arm.BASELINE, SECONDS)
+    failed, *more = problems_of_run(run.evidence)
+    assert failed.startswith("baseline: ")
+    assert "failed requests" in failed
+    assert "status" in failed
+    assert any("baseline: nginx: " in problem for problem in more)
 
 
 def test_children_are_born_in_a_cgroup_that_their_parent_only_visits() -> None:
