@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sockaccel.bench.process import last_line, run
-from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError, HostError, NotPermittedError, SockaccelError
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     import subprocess

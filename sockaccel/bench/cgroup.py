@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError, HostError, reason
 from sockaccel.scope.cgroup import default_cgroup, remove_cgroup
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sockaccel.bench.signals import Interrupted, raising
 from sockaccel.errors import SockaccelError
 from sockaccel.render.errors import show
+from sockaccel.signals import Interrupted, raising
 
 if TYPE_CHECKING:
     from click import Command

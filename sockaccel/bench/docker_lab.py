@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Self
 from sockaccel.bench.dockerd import without_advice
 from sockaccel.bench.lab import SUBNET, sum_port_bytes
 from sockaccel.bench.process import Child, find_tool, run, run_checked
-from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     import subprocess

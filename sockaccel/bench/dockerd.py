@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Self
 
 from sockaccel.bench.lab import NETNS_DIR
 from sockaccel.bench.process import SYSTEM_PATH, Child, find_tool, last_line, run, run_checked
-from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError, HostError, reason
 from sockaccel.scope.cgroup import default_cgroup
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from sockaccel.bench.process import Child, find_tool, run, run_checked
-from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

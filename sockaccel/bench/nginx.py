@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 from sockaccel.bench.process import Child, find_tool, last_line
-from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

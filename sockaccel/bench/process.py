@@ -10,8 +10,8 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from sockaccel.bench.signals import hold
 from sockaccel.errors import BenchError, HostError
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

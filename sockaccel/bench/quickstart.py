@@ -12,11 +12,11 @@ import os
 import random
 import sys
 import tempfile
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -32,18 +32,17 @@ from sockaccel.bench.nginx import Nginx, load_balancer_config, web_config, write
 from sockaccel.bench.pairs import Arm, Pair, Sample
 from sockaccel.bench.process import find_tool
 from sockaccel.bench.report import Result, Scenario, as_json, as_text
-from sockaccel.bench.signals import hold
 from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.bench.wrk import WrkLoad, run_wrk
 from sockaccel.errors import HostError, NotPermittedError
 from sockaccel.render.options import output_option
+from sockaccel.signals import entered, hold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sockaccel.bench.lab import Topology
 
-T = TypeVar("T")
 
 TOOLS = ("ip", "nginx", "wrk")
 CONNECTIONS = 100
@@ -136,16 +135,16 @@ class Bench:
         return [line for server in servers if (line := server.complaint())]
 
     def _namespaces(self, stack: ExitStack, tag: int) -> Topology:
-        return _entered(stack, Lab(f"sockaccel-{tag}", NODES))
+        return entered(stack, Lab(f"sockaccel-{tag}", NODES))
 
     def _containers(self, stack: ExitStack, tag: int) -> Topology:
         say("Starting a Docker daemon for this measurement alone.")
-        dockerd = _entered(stack, Dockerd(self.directory / f"sockaccel-{tag}"))
+        dockerd = entered(stack, Dockerd(self.directory / f"sockaccel-{tag}"))
         self.versions["docker"] = dockerd.docker("version", "--format={{.Server.Version}}")
         say("Making an image of this machine's nginx and wrk, and containers of it.")
         build_image(dockerd, IMAGE, [*PROGRAMS, "nginx", "wrk"])
         lab = DockerLab(dockerd, IMAGE, NODES, self.directory, clients=["client"])
-        return _entered(stack, lab)
+        return entered(stack, lab)
 
     def _start_web(self, name: str, *, sendfile: bool) -> Nginx:
         root = self.directory / "page"
@@ -167,12 +166,6 @@ class Bench:
         server = Nginx(self.directory / directory, config, partial(self.lab.start, node))
         self._stack.callback(server.stop)
         return server
-
-
-def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
-    """Enter a context whose end the stack knows first: no signal can come in between."""
-    stack.push(context)
-    return context.__enter__()
 
 
 def measure(bench: Bench, scenario: Scenario, order: Sequence[tuple[Arm, Arm]]) -> None:

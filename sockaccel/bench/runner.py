@@ -17,11 +17,11 @@ from sockaccel.bench.arms import Arm, balanced_order
 from sockaccel.bench.machine import describe_commit, describe_machine
 from sockaccel.bench.proof import problems_of_round, problems_of_run
 from sockaccel.bench.result import CaseResult, LeftOut, Metric, Result, Run
-from sockaccel.bench.signals import Interrupted
 from sockaccel.bench.stage import Cast, Setting, Stage, check_permitted
 from sockaccel.bench.summary import conclude
 from sockaccel.bench.workloads.base import per
 from sockaccel.errors import BenchError
+from sockaccel.signals import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence

@@ -20,12 +20,12 @@ from sockaccel.bench.lab import Lab
 from sockaccel.bench.process import Child, run_load
 from sockaccel.bench.proof import Evidence
 from sockaccel.bench.result import Proof
-from sockaccel.bench.signals import hold
 from sockaccel.bench.textbook import Textbook
 from sockaccel.bench.usage import Watch
 from sockaccel.datapath import state
 from sockaccel.errors import NotPermittedError
 from sockaccel.scope.netns import in_netns, netns_cookie
+from sockaccel.signals import entered, hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sockaccel.bench.workloads.base import Client, Server
 
 T = TypeVar("T")
+
 IMAGE = "bench"
 
 
@@ -101,7 +102,7 @@ class Stage:
         self.lab: Topology = (
             self._containers(tag) if self._setting.topology == "docker" else self._namespaces(tag)
         )
-        self._cgroup = _entered(self._stack, Cgroup(f"sockaccel_bench_{tag}"))
+        self._cgroup = entered(self._stack, Cgroup(f"sockaccel_bench_{tag}"))
         self.accelerator = Accelerator(
             Path(f"/sys/fs/bpf/sockaccel_bench_{tag}"),
             [*self.lab.scope, *self._options()],
@@ -121,15 +122,15 @@ class Stage:
         return options
 
     def _namespaces(self, tag: int) -> Topology:
-        return _entered(self._stack, Lab(f"sockaccel-{tag}", self._scenario.nodes))
+        return entered(self._stack, Lab(f"sockaccel-{tag}", self._scenario.nodes))
 
     def _containers(self, tag: int) -> Topology:
-        dockerd = _entered(self._stack, Dockerd(self.directory / f"sockaccel-{tag}"))
+        dockerd = entered(self._stack, Dockerd(self.directory / f"sockaccel-{tag}"))
         tools = dict.fromkeys(tool.name for tool in self._scenario.tools)
         build_image(dockerd, IMAGE, [*PROGRAMS, *tools])
         clients = [self._scenario.client.node]
         lab = DockerLab(dockerd, IMAGE, self._scenario.nodes, self.directory, clients=clients)
-        self._docker_lab = _entered(self._stack, lab)
+        self._docker_lab = entered(self._stack, lab)
         return self._docker_lab
 
     def _container_cgroups(self) -> list[Path]:
@@ -280,12 +281,6 @@ def _born(cgroup: Cgroup, on: set[int]) -> Iterator[None]:
             os.sched_setaffinity(0, own)
 
 
-def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
-    """Enter a context whose end the stack knows first: no signal can come in between."""
-    stack.push(context)
-    return context.__enter__()
-
-
 def check_permitted() -> None:
     """Raise NotPermittedError unless this is root."""
     if os.geteuid() != 0:
@@ -305,7 +300,7 @@ def default_policy() -> str:
     check_permitted()
     tag = os.getpid()
     with ExitStack() as stack:
-        lab = _entered(stack, Lab(f"sockaccel-{tag}", ["probe"]))
+        lab = entered(stack, Lab(f"sockaccel-{tag}", ["probe"]))
         pin_dir = Path(f"/sys/fs/bpf/sockaccel_bench_{tag}")
         accelerator = Accelerator(pin_dir, lab.scope, Path(f"/run/sockaccel-none-{tag}.sock"))
         stack.callback(accelerator.disable)

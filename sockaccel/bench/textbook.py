@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from sockaccel.bench import files
 from sockaccel.bench.process import Child
-from sockaccel.bench.signals import hold
 from sockaccel.datapath import libbpf
 from sockaccel.datapath.bcc_module import CapturedOutput, Module
 from sockaccel.datapath.libbpf import AttachType, ProgType
 from sockaccel.errors import SockaccelError
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,6 @@ from sockaccel.bench.command import BLIND, say
 from sockaccel.bench.result import LeftOut
 from sockaccel.bench.runner import Plan, arms_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest
-from sockaccel.bench.signals import Interrupted, raising
 from sockaccel.bench.stage import Setting, default_policy
 from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.cli.bench_output import FORMS, exit_code, result_options
@@ -23,6 +22,7 @@ from sockaccel.errors import HostError, InputError
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
 from sockaccel.scope.cgroup import check_cgroup
+from sockaccel.signals import Interrupted, raising
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

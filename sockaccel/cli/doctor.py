@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sockaccel.bench.signals import Interrupted, raising
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.inspect.doctor import examine
 from sockaccel.inspect.environment import Host
 from sockaccel.inspect.finding import Verdict
 from sockaccel.render.json import print_json
 from sockaccel.render.table import GAP, render_table
+from sockaccel.signals import Interrupted, raising
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sockaccel.bench.signals import hold
 from sockaccel.datapath import lifecycle, pins
 from sockaccel.datapath.compiler import MAPS, PROGRAMS
 from sockaccel.datapath.lifecycle import Scope
@@ -30,6 +29,7 @@ from sockaccel.inspect import probes
 from sockaccel.inspect.environment import CHECKS, Host
 from sockaccel.inspect.finding import Finding, Outcome, Verdict, failed, passed, warned
 from sockaccel.render.units import bytes_text
+from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,10 +15,10 @@ from sockaccel.bench.proof import Evidence
 from sockaccel.bench.result import ContextSwitches, Cpu, Latency, LeftOut, Load, Memory, Proof
 from sockaccel.bench.runner import Plan, Progress, run_plan
 from sockaccel.bench.scenario import load_all
-from sockaccel.bench.signals import Interrupted
 from sockaccel.bench.stage import Played, Setting
 from sockaccel.bench.workloads.base import Outcome
 from sockaccel.errors import BenchError, HostError
+from sockaccel.signals import Interrupted
 
 if TYPE_CHECKING:
     from sockaccel.bench.scenario import Case, Scenario

@@ -10,12 +10,12 @@ from sockaccel.bench.arms import Arm
 from sockaccel.bench.result import Better, LeftOut, Metric, Result
 from sockaccel.bench.runner import Plan, Progress
 from sockaccel.bench.scenario import load_all
-from sockaccel.bench.signals import Interrupted
 from sockaccel.cli import bench_run
 from sockaccel.cli.bench_progress import ProgressLine
 from sockaccel.cli.bench_run import choose
 from sockaccel.cli.main import cli
 from sockaccel.errors import HostError, InputError
+from sockaccel.signals import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sockaccel.bench.process import Child, run, run_checked
-from sockaccel.bench.signals import Interrupted, hold, raising
 from sockaccel.errors import BenchError
+from sockaccel.signals import Interrupted, hold, raising
 
 
 def kill_self(signum: signal.Signals) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager, ExitStack
     from types import FrameType
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -72,3 +75,9 @@ def hold() -> Iterator[None]:
     finally:
         _State.held -= 1
         _raise_pending()
+
+
+def entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
+    """Enter a context whose end the stack knows first: no signal can come in between."""
+    stack.push(context)
+    return context.__enter__()
