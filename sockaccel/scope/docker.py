@@ -25,10 +25,14 @@ _TIMEOUT_S = 10  # for each request; a healthy daemon answers in milliseconds
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
 # What can change a container's namespace, name, labels or networks. Health checks, the most
 # frequent events by far, are not among them.
-_ACTIONS = [
-    *("start", "die", "destroy", "pause", "unpause", "rename", "update"),
-    *("connect", "disconnect"),
-]
+_FILTERS = {
+    # Else the removal of a volume, whose name may be a container's, is taken for that of one.
+    "type": ["container", "network"],
+    "event": [
+        *("start", "die", "destroy", "pause", "unpause", "rename", "update"),
+        *("connect", "disconnect"),
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class Events:
         with docker.asked() as client:
             # Docker answers a moment before it listens to itself; what falls in between is
             # told again because of `since`.
-            self._stream = client.events(since=int(time.time()), filters={"event": _ACTIONS})
+            self._stream = client.events(since=int(time.time()), filters=_FILTERS)
 
     def __iter__(self) -> Iterator[Event]:
         rest = b""

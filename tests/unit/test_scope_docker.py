@@ -176,6 +176,15 @@ def test_events_say_what_happened_to_which_container(daemon: FakeDocker) -> None
     events.close()
 
 
+def test_what_happens_to_a_volume_is_not_taken_for_a_container(daemon: FakeDocker) -> None:
+    with Docker(daemon.url) as client:
+        events = client.events()
+    daemon.say({"Type": "volume", "Action": "destroy", "Actor": {"ID": "web"}, "timeNano": 1})
+    daemon.event("start", "c" * 64, "web")
+    assert next(iter(events)).container == "c" * 64
+    events.close()
+
+
 def test_events_can_be_ended_by_another_thread(daemon: FakeDocker) -> None:
     with Docker(daemon.url) as client:
         events = client.events()
