@@ -101,7 +101,7 @@ class Agent:
 
         # Addresses: of the host, of namespaces that are no container's, and those in the map.
         self._here: set[Network] = set()
-        self._elsewhere: frozenset[Network] | None = None
+        self._elsewhere: dict[int, frozenset[Network]] | None = None
         self._noted: frozenset[Network] | None = None
         self._decisions: dict[str, Decision] | None = None
         self._warnings: set[str] = set()
@@ -202,7 +202,7 @@ class Agent:
             case Broken(error):
                 raise error
             case Surveyed(paths, named, networks):
-                self._elsewhere = networks
+                self._elsewhere = dict(networks)
                 if paths == self._paths():  # else the options have changed meanwhile
                     self._note_named(named)
                 self._apply()
@@ -326,9 +326,11 @@ class Agent:
         """Return the addresses that a peer on this host can have; None: not known yet."""
         if self._elsewhere is None:
             return None
-        return LOOPBACK.union(
-            self._here, self._elsewhere, *(each.networks for each in self._members())
-        )
+        for each in self._members():
+            # Surveyed before Docker told that it runs: from now on its addresses end with it.
+            self._elsewhere.pop(each.cookie or 0, None)
+        containers = (each.networks for each in self._members())
+        return LOOPBACK.union(self._here, *self._elsewhere.values(), *containers)
 
     def _members(self) -> Iterable[Member]:
         return (self._link.members or {}).values() if self._link else ()

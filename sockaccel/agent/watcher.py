@@ -92,12 +92,12 @@ class Surveyed:
     """What was found in the namespaces of this host.
 
     named: those behind the paths that were asked for (None: all); networks: the addresses in
-    all but those that the asker knew.
+    all but those that the asker knew, by the namespace's cookie.
     """
 
     paths: Collection[str] | None
     named: tuple[Namespace, ...]
-    networks: frozenset[Network]
+    networks: Mapping[int, frozenset[Network]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +265,9 @@ def survey(paths: Collection[str] | None, known: Collection[int] = ()) -> Survey
         for path in sorted(paths):
             with suppress(InputError):
                 named.append(Namespace(netns_cookie(path), path))
-    networks: set[Network] = set()
+    networks: dict[int, frozenset[Network]] = {}
     for each in everywhere:
         if each.cookie not in known:
             with suppress(InputError):
-                networks |= networks_in(each.path)
-    return Surveyed(paths, tuple(named), frozenset(networks))
+                networks[each.cookie] = frozenset(networks_in(each.path))
+    return Surveyed(paths, tuple(named), networks)

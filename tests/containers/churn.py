@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import shutil
 import sys
 import time
@@ -45,7 +46,9 @@ RUNNING = 20
 """Churned containers that run at once."""
 PARALLEL = 3
 SETTLE_S = 15
-NETWORKS = {"front": "172.30.0.0/16", "back": "172.31.0.0/16"}
+# Of its own: what other runs have there is local to this host as well.
+OCTET = 100 + os.getpid() % 100
+NETWORKS = {"front": f"10.{OCTET}.0.0/17", "back": f"10.{OCTET}.128.0/17"}
 PIECES = 30
 
 # Options of the churned containers, and whether they are in scope with these.
@@ -268,8 +271,8 @@ def wait_for_scope(churn: Churn, outcome: Outcome) -> None:
 def left_in_maps(lab: DockerLab) -> list[str]:
     """Return what the maps still hold when no container is left, after some seconds.
 
-    `handshakes` forgets by itself (LRU). Local networks of others are not looked at: of the two
-    networks the subnet and the bridge's own address are local while the networks are there.
+    `handshakes` forgets by itself (LRU). Local networks of others are not looked at; of its own two
+    the subnet and the bridge's own address are local while the networks are there.
     """
     subnets = [ip_network(subnet) for subnet in NETWORKS.values()]
     staying = {str(net) for net in subnets} | {f"{net[1]}/32" for net in subnets}
