@@ -168,16 +168,20 @@ class Docker:
     def container(self, container_id: str) -> Container | None:
         """Return a container, None when it is gone or has no process now.
 
-        None also for one that the daemon itself cannot describe: it must not keep the others
-        from being found.
+        None also for one that the daemon itself cannot describe, or that hangs (its lock is held
+        while Docker waits for its runtime): it must not keep the others from being found.
         """
         import docker  # noqa: PLC0415
+        from requests import ReadTimeout  # noqa: PLC0415  # docker does not wrap it
 
         with self.asked() as client:
             try:
                 detail = client.inspect_container(container_id)
                 return _container(detail) if detail["State"]["Pid"] else None
             except (docker.errors.APIError, *_NONSENSE):
+                return None
+            except ReadTimeout:
+                client.ping()  # fails where it is the daemon that hangs
                 return None
 
     def events(self) -> Events:

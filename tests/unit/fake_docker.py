@@ -32,6 +32,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.listed_only: list[str] = []  # gone when they are asked for
         self.broken = False
         self.unreadable: set[str] = set()  # inspecting them fails, they alone
+        self.hanging: set[str] = set()  # inspecting them is never answered
         self.dies_while_inspecting = False
         self.answering = threading.Event()
         self.answering.set()
@@ -192,6 +193,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.dies_while_inspecting:
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
             self.close_connection = True
+        elif identifier in self.server.hanging:
+            self.close_connection = True
+            self.connection.recv(1)  # until the client has had enough
         elif identifier in self.server.unreadable:
             self.answer(500, {"message": "this one is broken"})
         elif detail:

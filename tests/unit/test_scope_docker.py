@@ -162,6 +162,15 @@ def test_an_answer_that_makes_no_sense_hides_only_its_container(
     assert [each.name for each in snapshot(daemon.url)] == ["good"]
 
 
+def test_a_container_that_hangs_hides_only_itself(
+    daemon: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "_TIMEOUT_S", 0.5)
+    daemon.hanging.add(daemon.add("stuck", 4242))
+    daemon.add("good", 4243)
+    assert [each.name for each in snapshot(daemon.url)] == ["good"]
+
+
 def test_events_say_what_happened_to_which_container(daemon: FakeDocker) -> None:
     with Docker(daemon.url) as client:
         events = client.events()
