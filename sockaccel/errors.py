@@ -23,6 +23,9 @@ from __future__ import annotations
 import errno
 import os
 
+# Characters of a value that a message shows.
+_SHOWN = 100
+
 
 class SockaccelError(Exception):
     """Base of all errors that are shown as one line and a hint, without traceback."""
@@ -86,6 +89,17 @@ class InputError(SockaccelError):
 
 class BenchError(SockaccelError):
     """A measurement failed or is not valid."""
+
+
+def one_line(value: str) -> str:
+    """Return a value of somebody else's as a message can show it: escaped, and not too long.
+
+    Else a label could write lines of its own into a log, or move the cursor of who reads it.
+    """
+    escaped = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
+    )
+    return escaped if len(escaped) <= _SHOWN else f"{escaped[:_SHOWN]}…"
 
 
 def reason(error: OSError) -> str:

@@ -21,7 +21,7 @@ from sockaccel.agent.watcher import Broken, Counted, Surveyed, Surveyor
 from sockaccel.datapath import lifecycle
 from sockaccel.datapath.lifecycle import Scope
 from sockaccel.datapath.state import Datapath
-from sockaccel.errors import DatapathError, InputError, SockaccelError, StateError
+from sockaccel.errors import DatapathError, InputError, SockaccelError, StateError, reason
 from sockaccel.inspect.existing import existing_listeners
 from sockaccel.render.units import who_text
 from sockaccel.scope import netlink
@@ -245,6 +245,9 @@ class Agent:
             self._loop.at(due, self._look_here)
 
     def _reload(self) -> None:
+        if not self._is_ours():
+            self._guard()  # what is enabled there now has options of its own
+            return
         self._notifier.reloading()
         try:
             options = self._reload_options()
@@ -257,6 +260,8 @@ class Agent:
             differences = lifecycle.adjust(self._pin_dir, options, _listeners)
         except SockaccelError as error:
             log.warning("not reloaded, everything stays as it was: %s (%s)", error, error.hint)
+        except OSError as error:
+            log.warning("not reloaded: %s", reason(error))
         else:
             self._options, self._named = options, named
             for each in differences or ["nothing is different"]:

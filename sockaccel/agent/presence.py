@@ -130,10 +130,10 @@ class Presence:
             self._lock_path.parent.mkdir(mode=0o755, exist_ok=True)
             self._claim()
         except OSError as error:
-            kind = NotPermittedError if isinstance(error, PermissionError) else HostError
-            raise kind(
-                f"cannot use '{error.filename or self._lock_path}': {reason(error)}", "run as root"
-            ) from error
+            message = f"cannot use '{error.filename or self._lock_path}': {reason(error)}"
+            if isinstance(error, PermissionError):
+                raise NotPermittedError(message, "run as root") from error
+            raise HostError(message, f"findmnt --target {self._lock_path.parent}") from error
 
     def _claim(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from sockaccel.cli import values
 from sockaccel.cli.enable import BLIND, report_trial
 from sockaccel.cli.options import enable_options, resolve
 from sockaccel.datapath import lifecycle, pins
+from sockaccel.errors import InputError
 from sockaccel.render.units import who_text
 from sockaccel.scope.docker import docker_url
 
@@ -82,7 +83,7 @@ def command(
             presence,
             Notifier(),
             window=window,
-            reload=lambda: resolve(values.reload(context)),
+            reload=lambda: _reload(context),
         )
         with suppress(KeyboardInterrupt):
             _report(options, agent.begin(force=force), forced=force)
@@ -91,6 +92,23 @@ def command(
             lifecycle.disable(settings.pin_dir)
     finally:
         presence.release()
+
+
+def _reload(context: click.Context) -> Options:
+    """Return the options as they are configured now.
+
+    Raises:
+        SockaccelError: they cannot be used, or one that wants a restart has changed.
+
+    """
+    fresh = values.reload(context)
+    for name in ("debounce", "disable_on_exit"):
+        if fresh[name] != context.params[name]:
+            shown = str(fresh[name]).lower()
+            raise InputError(
+                f"cannot change {name} to '{shown}' while the agent runs", "restart the agent"
+            )
+    return resolve(fresh)
 
 
 def _report(options: Options, start: Start, *, forced: bool) -> None:
@@ -103,7 +121,7 @@ def _report(options: Options, start: Start, *, forced: bool) -> None:
     who = who_text(options.scope, start.enabled.namespaces)
     log.info("enabled for %s, cgroup %s", who, options.cgroup)
     report_trial(options, start.enabled.trial, forced=forced)
-    click.echo(BLIND, err=True)
+    log.info(BLIND)  # not echo: who reads the log may have gone, and that must not end the agent
 
 
 def _log_to_stderr(*, debug: bool) -> None:

@@ -22,6 +22,7 @@ from sockaccel.scope.selection import Override, Selection, Why
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from sockaccel.datapath.lifecycle import Wanted
     from sockaccel.datapath.options import Options
     from sockaccel.datapath.state import Datapath
     from sockaccel.inspect.membership import ContainerScope, NamespaceScope
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sockaccel.scope.plan import Entry
     from sockaccel.scope.selection import Decision
 
+# How often to look again at who is restarted at this moment.
+_ATTEMPTS = 5
 _SHORT_ID = 12  # as `docker ps` prints it
 _CONTAINER_HEADER = ("CONTAINER", "ID", "IN SCOPE", "WHY", "POLICY", "PORTS", "NETWORKS")
 _NAMESPACE_HEADER = ("NAMESPACE", "COOKIE", "IN SCOPE", "WHY")
@@ -109,21 +112,22 @@ def _override(settings: Settings, names: tuple[str, ...], override: Override | N
             "which does not ask who is in scope",
             pins.command(settings.pin_dir, "disable"),
         )
-    found = tuple(members(snapshot(options.docker_host)))
     named = _cookies(_named_cookies(options))
-    selection = Selection(found, options.selection, netns_cookie(), named)
     command_line = pins.command(settings.pin_dir, f"scope {verb}")
-    running = [container for _, container in found]
-    chosen = {_name(given, running, known, verb, command_line) for given in names}
-    concerned = {cookie for cookie, container in found if container.name in chosen}
-
-    def wanted(actual: Mapping[int, Entry], overrides: Mapping[str, Override]) -> dict[int, Entry]:
-        # Of the others an agent may know more by now.
-        theirs = {cookie: each for cookie, each in actual.items() if cookie not in concerned}
-        ours = selection.wanted(actual, overrides)
-        return theirs | {cookie: each for cookie, each in ours.items() if cookie in concerned}
-
-    lifecycle.override_scope(settings.pin_dir, dict.fromkeys(chosen, override), wanted)
+    chosen: set[str] = set()
+    for _ in range(_ATTEMPTS):
+        found = tuple(members(snapshot(options.docker_host)))
+        selection = Selection(found, options.selection, netns_cookie(), named)
+        running = [container for _, container in found]
+        chosen = chosen or {_name(given, running, known, verb, command_line) for given in names}
+        concerned = [(cookie, each) for cookie, each in found if each.name in chosen]
+        cookies = frozenset(cookie for cookie, _ in concerned if cookie is not None)
+        lifecycle.override_scope(
+            settings.pin_dir, dict.fromkeys(chosen, override), _only(cookies, selection)
+        )
+        # Else one was restarted before: an agent has its new namespace, and we had not.
+        if members(each for _, each in concerned) == concerned:
+            break
     with lifecycle.opened(settings.pin_dir) as datapath:
         decisions, _ = selection.decide(ScopeMap(datapath).overrides())
         shown = [each for each in decisions if each.container.name in chosen]
@@ -139,6 +143,16 @@ def _override(settings: Settings, names: tuple[str, ...], override: Override | N
                 f"Warning: container '{each.container.name}' stays {stays} scope: {each.why}",
                 err=True,
             )
+
+
+def _only(concerned: frozenset[int], selection: Selection) -> Wanted:
+    def wanted(actual: Mapping[int, Entry], overrides: Mapping[str, Override]) -> dict[int, Entry]:
+        # Of the others an agent may know more by now.
+        theirs = {cookie: each for cookie, each in actual.items() if cookie not in concerned}
+        ours = selection.wanted(actual, overrides)
+        return theirs | {cookie: each for cookie, each in ours.items() if cookie in concerned}
+
+    return wanted
 
 
 def _name(

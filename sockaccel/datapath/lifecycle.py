@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 
 from sockaccel.datapath import compiler, libbpf, pins, programs, scope_map, state
 from sockaccel.datapath.compiler import READER
-from sockaccel.datapath.layout import PROGRAM_NAME_SIZE, Config, ConfigFlags
+from sockaccel.datapath.layout import (
+    MAX_KNOWN_PROGRAMS,
+    PROGRAM_NAME_SIZE,
+    Config,
+    ConfigFlags,
+)
 from sockaccel.datapath.libbpf import AttachType
 from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.datapath.state import KEY_ZERO, Datapath
@@ -22,6 +27,7 @@ from sockaccel.errors import (
     AttachError,
     DatapathError,
     HostError,
+    InputError,
     NotPermittedError,
     SockaccelError,
     StateError,
@@ -162,6 +168,7 @@ def enable(
         SockaccelError: any of errors.py.
 
     """
+    _check_room(options)
     with pins.locked(pin_dir) as lock:
         if is_enabled(pin_dir, options):
             with _changing_scope(pin_dir) as datapath:
@@ -280,6 +287,7 @@ def adjust(pin_dir: Path, options: Options, listeners: Listeners) -> list[str]:
             raise _other_options(pin_dir, fixed)
         differences = options.differences(present)
         if differences:
+            _check_room(options)
             _watch_readers(pin_dir, options)
             _set_options(datapath, options)
             if present.policy != options.policy:
@@ -326,10 +334,12 @@ def _update_scope(datapath: Datapath, scope: Scope) -> Updated:
     maps = ScopeMap(datapath)
     actual = maps.entries()
     changes = plan(scope.wanted(actual, maps.overrides()), actual)
-    # First where addresses are, so that the reasons of the first connections are right.
-    if scope.local_networks is not None:
-        maps.apply_networks(plan_networks(scope.local_networks, maps.networks()))
-    maps.apply(changes)
+    try:
+        # First where addresses are, so that the reasons of the first connections are right.
+        if scope.local_networks is not None:
+            maps.apply_networks(plan_networks(scope.local_networks, maps.networks()))
+    finally:  # too many addresses must keep nobody in scope
+        maps.apply(changes)
     return Updated(len(actual) + len(changes.added) - len(changes.remove), changes)
 
 
@@ -411,6 +421,22 @@ def _fill(directory: Path, options: Options, scope: Scope, instance: int) -> int
     return namespaces
 
 
+def _check_room(options: Options) -> None:
+    """Check that all the maps have room for these options, before the first is written.
+
+    Raises:
+        InputError: they have not.
+
+    """
+    options.to_bytes()
+    known = len({*map(programs.name_key, programs.known(options.accelerate, options.keep_on_tcp))})
+    if known > MAX_KNOWN_PROGRAMS:
+        raise InputError(
+            f"cannot tell so many programs apart: {known} names, at most {MAX_KNOWN_PROGRAMS}",
+            "name fewer with --accelerate and --keep-on-tcp",
+        )
+
+
 def _set_options(datapath: Datapath, options: Options) -> None:
     """Write what the options say, and switch on. Nothing of the scope."""
     known = {
@@ -418,11 +444,12 @@ def _set_options(datapath: Datapath, options: Options) -> None:
         for name, traits in programs.known(options.accelerate, options.keep_on_tcp).items()
     }
     names = datapath.fd("known_programs")
-    for key, traits in known.items():
-        libbpf.update(names, key, int(traits).to_bytes(4, sys.byteorder))
+    # First, so that there is room.
     for key in list(libbpf.keys(names, PROGRAM_NAME_SIZE)):
         if key not in known:
             libbpf.delete(names, key)
+    for key, traits in known.items():
+        libbpf.update(names, key, int(traits).to_bytes(4, sys.byteorder))
     flags = ConfigFlags.ENABLED
     if options.scope == "all":
         flags |= ConfigFlags.SCOPE_ALL

@@ -27,7 +27,7 @@ from sockaccel.scope.ports import from_prefixes
 from sockaccel.scope.selection import Override
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Set
+    from collections.abc import Iterable, Iterator, Mapping, Set
 
     from sockaccel.datapath.state import Datapath
     from sockaccel.scope import netns
@@ -68,28 +68,32 @@ class ScopeMap:
         namespace refers to, and the next plan to be carried out removes them.
 
         Raises:
-            DatapathError: a map is full.
+            DatapathError: a map is full. All the rest is done; whom it has no room for is out
+                of scope.
 
         """
-        scope = self._datapath.fd("scope")
+        failed: OSError | None = None
         try:
-            for cookie, entry in changes.put.items():
-                # What it may do first: the entry that refers to it must find it.
-                for key in port_keys(cookie, entry.ports):
-                    libbpf.update(self._datapath.fd("netns_ports"), key, _ALLOWED)
-                libbpf.update(scope, _cookie_key(cookie), _word(_flags(entry)))
+            # First: a map that is full must keep nobody in scope, and they make room.
             for cookie in changes.remove:
-                libbpf.delete(scope, _cookie_key(cookie))
-        except OSError as error:
-            raise DatapathError(
-                f"cannot put a network namespace in scope: {reason(error)}",
-                "sockaccel scope list",
-            ) from error
+                libbpf.delete(self._datapath.fd("scope"), _cookie_key(cookie))
+            if changes.remove:
+                self._remove_stale_ports({})
+            for cookie, entry in changes.put.items():
+                try:
+                    self._put(cookie, entry)
+                except OSError as error:
+                    failed = error
         finally:
             # Also where only some of it was done.
-            if changes.membership:
+            if changes.membership or failed:
                 self._raise_epoch()
-        self._remove_stale_ports(changes)
+        self._remove_stale_ports(changes.put)
+        if failed:
+            raise DatapathError(
+                f"cannot put a network namespace in scope: {reason(failed)}",
+                "sockaccel scope list",
+            ) from failed
 
     def overrides(self) -> dict[str, Override]:
         """Return the user's word on containers by name."""
@@ -143,15 +147,31 @@ class ScopeMap:
                 f"cannot note the networks of this host: {reason(error)}", "sockaccel status"
             ) from error
 
+    def _put(self, cookie: int, entry: Entry) -> None:
+        scope, ports = self._datapath.fd("scope"), self._datapath.fd("netns_ports")
+        keys = port_keys(cookie, entry.ports)
+        try:
+            # What it may do first: the entry that refers to it must find it.
+            for key in keys:
+                libbpf.update(ports, key, _ALLOWED)
+            libbpf.update(scope, _cookie_key(cookie), _word(_flags(entry)))
+        except OSError:
+            # Half a list of ports is not what was asked for, and takes the room of others.
+            libbpf.delete(scope, _cookie_key(cookie))
+            for key in keys:
+                libbpf.delete(ports, key)
+            raise
+
     def _raise_epoch(self) -> None:
         config = self._datapath.config
         config.scope_epoch += 1
         self._datapath.config = config
 
-    def _remove_stale_ports(self, changes: Changes) -> None:
+    def _remove_stale_ports(self, put: Mapping[int, Entry]) -> None:
+        """Remove the ports that nobody refers to, and those which what was put has not."""
         scope = self._datapath.fd("scope")
         wanted: dict[int, Set[bytes]] = {
-            cookie: set(port_keys(cookie, entry.ports)) for cookie, entry in changes.put.items()
+            cookie: set(port_keys(cookie, entry.ports)) for cookie, entry in put.items()
         }
         for key in list(self._port_keys()):
             cookie = _cookie(key)

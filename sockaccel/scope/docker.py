@@ -25,10 +25,14 @@ _TIMEOUT_S = 10  # for each request; a healthy daemon answers in milliseconds
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
 # What can change a container's namespace, name, labels or networks. Health checks, the most
 # frequent events by far, are not among them.
-_ACTIONS = [
-    *("start", "die", "destroy", "pause", "unpause", "rename", "update"),
-    *("connect", "disconnect"),
-]
+_FILTERS = {
+    # Else the removal of a volume, whose name may be a container's, is taken for that of one.
+    "type": ["container", "network"],
+    "event": [
+        *("start", "die", "destroy", "pause", "unpause", "rename", "update"),
+        *("connect", "disconnect"),
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class Events:
         with docker.asked() as client:
             # Docker answers a moment before it listens to itself; what falls in between is
             # told again because of `since`.
-            self._stream = client.events(since=int(time.time()), filters={"event": _ACTIONS})
+            self._stream = client.events(since=int(time.time()), filters=_FILTERS)
 
     def __iter__(self) -> Iterator[Event]:
         rest = b""
@@ -164,16 +168,20 @@ class Docker:
     def container(self, container_id: str) -> Container | None:
         """Return a container, None when it is gone or has no process now.
 
-        None also for one that the daemon itself cannot describe: it must not keep the others
-        from being found.
+        None also for one that the daemon itself cannot describe, or that hangs (its lock is held
+        while Docker waits for its runtime): it must not keep the others from being found.
         """
         import docker  # noqa: PLC0415
+        from requests import ReadTimeout  # noqa: PLC0415  # docker does not wrap it
 
         with self.asked() as client:
             try:
                 detail = client.inspect_container(container_id)
                 return _container(detail) if detail["State"]["Pid"] else None
             except (docker.errors.APIError, *_NONSENSE):
+                return None
+            except ReadTimeout:
+                client.ping()  # fails where it is the daemon that hangs
                 return None
 
     def events(self) -> Events:

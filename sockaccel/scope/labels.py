@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sockaccel.errors import InputError
+from sockaccel.errors import InputError, one_line
 from sockaccel.scope.ports import parse_ports
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ PORTS = "sockaccel.ports"
 POLICY = "sockaccel.policy"
 COMPOSE_PROJECT = "com.docker.compose.project"
 
+# Of a map of 65,536 for all containers; a range of ports takes 30 at most.
+_MOST_BLOCKS = 1024
 _ANSWERS = {"true": True, "false": False}
 _POLICIES = {"safe": False, "all": True}
 
@@ -31,12 +33,22 @@ def wanted(container: Container) -> bool | None:
 def ports(container: Container) -> PortSet | None:
     """Return the ports to which a container limits its listeners, None for no limit.
 
-    Raises InputError, naming the container, when the label is no list of ports.
+    Raises InputError, naming the container, when the label is no list of ports, or one that is
+    so scattered that it would take the room of other containers.
     """
     value = container.labels.get(PORTS)
     if value is None:
         return None
-    return parse_ports(value, f"label {PORTS} of container '{container.name}':")
+    what = f"label {PORTS} of container '{container.name}':"
+    found = parse_ports(value, what)
+    blocks = sum(1 for _ in found.prefixes())
+    if blocks > _MOST_BLOCKS:
+        raise InputError(
+            f"cannot use {what} '{one_line(value)}': it takes {blocks} entries of the map "
+            f"netns_ports, at most {_MOST_BLOCKS}",
+            f"{PORTS}=1-65535",
+        )
+    return found
 
 
 def policy_all(container: Container) -> bool:
@@ -60,6 +72,7 @@ def _answer(container: Container, label: str, answers: dict[str, bool], fault: s
         return answers[value.strip().lower()]
     except KeyError:
         raise InputError(
-            f"cannot use label {label} of container '{container.name}': '{value}' is {fault}",
+            f"cannot use label {label} of container '{container.name}': "
+            f"'{one_line(value)}' is {fault}",
             f"{label}={next(iter(answers))}",
         ) from None

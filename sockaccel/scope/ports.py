@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sockaccel.errors import InputError
+from sockaccel.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -82,7 +82,7 @@ def parse_ports(text: str, what: str = "ports") -> PortSet:
     not a port or an ascending range within 1..65535, and for an empty list.
     """
     if not text.strip():
-        raise InputError(f"cannot use {what} '{text}': the list is empty", _HINT)
+        raise InputError(f"cannot use {what} '{one_line(text)}': the list is empty", _HINT)
     return port_set(_range(item, text, what) for item in text.split(","))
 
 
@@ -111,6 +111,7 @@ def _range(item: str, text: str, what: str) -> tuple[int, int]:
         if 1 <= low <= high <= _LAST:
             return low, high
     raise InputError(
-        f"cannot use {what} '{text}': '{item.strip()}' is not a port or a range within 1-{_LAST}",
+        f"cannot use {what} '{one_line(text)}': '{one_line(item.strip())}' is not a port or a "
+        f"range within 1-{_LAST}",
         _HINT,
     )

@@ -373,13 +373,15 @@ def test_sighup_reads_the_configuration_again(scene: Scene, tmp_path: Path) -> N
     for wrong, why in {
         "opt_in = 3\n": "cannot use key 'opt_in'",
         "max_connections = 7\n": "--max-connections is 65536, not 7",
+        'debounce = "1s:2s"\n': "cannot change debounce to '1s:2s'",
+        "disable_on_exit = true\n": "cannot change disable_on_exit to 'true'",
     }.items():
         file.write_text(wrong)
         agent.process.send_signal(signal.SIGHUP)
         agent.until("RELOADING=1").until("READY=1")
         agent.until_said(why)
         assert scene.scope() == {}
-    assert agent.said().count("everything stays as it was") == 2
+    assert agent.said().count("everything stays as it was") == 4
     file.write_text("")
     agent.process.send_signal(signal.SIGHUP)
     scene.until_in_scope(host)

@@ -339,21 +339,21 @@ def test_options_can_be_adjusted_and_live_connections_stay_as_they_are(
         options = datapath.options
     ids = [each["id"] for each in lab.status()["programs"]]
     limited = replace(options, ports="7001")
-    assert lifecycle.adjust(lab.pin_dir, limited, dict) == ["--ports is unset, not 7001"]
+    assert lifecycle.adjust(lab.pin_dir, limited, dict) == ["--ports is 7001, not unset"]
     assert lifecycle.adjust(lab.pin_dir, limited, dict) == []
     assert not is_redirected(lab, one, two, 7002)
     assert is_redirected(lab, one, two, 7001)
     sent, _ = lab.sent(near)
     talk(near, far)
     assert lab.sent(near)[0] == sent + len(HELLO)
-    assert lifecycle.adjust(lab.pin_dir, options, dict) == ["--ports is 7001, not unset"]
+    assert lifecycle.adjust(lab.pin_dir, options, dict) == ["--ports is unset, not 7001"]
     assert is_redirected(lab, one, two, 7002)
     safe = replace(options, policy="safe")
-    assert lifecycle.adjust(lab.pin_dir, safe, dict) == ["--policy is all, not safe"]
+    assert lifecycle.adjust(lab.pin_dir, safe, dict) == ["--policy is safe, not all"]
     assert not is_redirected(lab, one, two, 7002)
     programs = {each["name"]: each["id"] for each in lab.status()["programs"]}
     assert programs.pop("reader")
-    assert lifecycle.adjust(lab.pin_dir, options, dict) == ["--policy is safe, not all"]
+    assert lifecycle.adjust(lab.pin_dir, options, dict) == ["--policy is all, not safe"]
     assert ids == list(programs.values()) == [each["id"] for each in lab.status()["programs"]]
     assert is_redirected(lab, one, two, 7002)
 

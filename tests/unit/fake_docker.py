@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -31,11 +32,12 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.listed_only: list[str] = []  # gone when they are asked for
         self.broken = False
         self.unreadable: set[str] = set()  # inspecting them fails, they alone
+        self.hanging: set[str] = set()  # inspecting them is never answered
         self.dies_while_inspecting = False
         self.answering = threading.Event()
         self.answering.set()
         self.asked: Counter[str] = Counter()
-        self._streams: list[http.server.BaseHTTPRequestHandler] = []
+        self._streams: list[Handler] = []
         self._changed = threading.Lock()
         self._connections: set[socket.socket] = set()
         self._thread: threading.Thread | None = None
@@ -111,9 +113,12 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         actor = {"ID": "e" * 64, "Attributes": {"name": "net", "container": identifier}}
         self.say({"Type": "network", "Action": action, "Actor": actor, "timeNano": 1})
 
-    def say(self, event: object) -> None:
-        """Send one line to everybody who listens."""
-        self.send(json.dumps(event).encode() + b"\n")
+    def say(self, event: Mapping[str, Any]) -> None:
+        """Send one line to everybody who listens, if it is of a type that they asked for."""
+        with self._changed:
+            asked = [stream.wanted.get("type") for stream in self._streams]
+        if all(types is None or event.get("Type") in types for types in asked):
+            self.send(json.dumps(event).encode() + b"\n")
 
     def send(self, data: bytes) -> None:
         """Send a chunk to everybody who listens."""
@@ -147,7 +152,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                         stream.connection.shutdown(socket.SHUT_RDWR)
                 self._streams.clear()
 
-    def listen(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+    def listen(self, handler: Handler) -> None:
         """Serve a connection on which events are told, until it ends."""
         with self._changed:  # who knows that it is subscribed must not miss what is told next
             handler.end_headers()
@@ -161,6 +166,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     server: FakeDocker
     protocol_version = "HTTP/1.1"
+    wanted: Mapping[str, list[str]]  # the filters of who listens to events
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -187,6 +193,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.dies_while_inspecting:
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
             self.close_connection = True
+        elif identifier in self.server.hanging:
+            self.close_connection = True
+            self.connection.recv(1)  # until the client has had enough
         elif identifier in self.server.unreadable:
             self.answer(500, {"message": "this one is broken"})
         elif detail:
@@ -196,6 +205,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def events(self, query: dict[str, list[str]]) -> None:
         assert query["since"][0].isdecimal()
+        self.wanted = json.loads(query["filters"][0])
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")

@@ -160,6 +160,7 @@ def test_what_is_told_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_used_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(HostError, match=r"cannot use '.*file.*': .* \(ENOTDIR|EEXIST\)"):
+    with pytest.raises(HostError, match=r"cannot use '.*file.*': .* \(ENOTDIR|EEXIST\)") as caught:
         Presence(PIN_DIR, tmp_path / "file").claim()
+    assert caught.value.hint == f"findmnt --target {tmp_path / 'file'}"
     assert presence.find(PIN_DIR, tmp_path / "file") is None

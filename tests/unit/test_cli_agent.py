@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sockaccel.agent.agent import Start
 from sockaccel.agent.presence import Agent, AgentState, DockerState, Skipped
-from sockaccel.cli import status
+from sockaccel.cli import agent, status
+from sockaccel.datapath.lifecycle import Enabled
+from sockaccel.datapath.options import Options
 
 ABSENT = Path("/sys/fs/bpf/sockaccel_no_such_instance")
 
@@ -120,3 +124,11 @@ def test_status_tells_people_how_the_agent_fares(
     monkeypatch.setattr(time, "time", lambda: NOW)
     status._print_agent(agent)
     assert capsys.readouterr().out.splitlines()[1:] == lines
+
+
+def test_a_log_that_has_gone_does_not_end_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as broken:
+        monkeypatch.setattr(sys, "stderr", broken)
+        agent._report(Options("/c"), Start(Enabled(already=False, namespaces=1)), forced=False)

@@ -21,7 +21,7 @@ from sockaccel.scope.ports import parse_ports
 from sockaccel.scope.selection import Override
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from sockaccel.datapath.lifecycle import Wanted
@@ -54,7 +54,7 @@ class Host:
         monkeypatch.setattr(lifecycle, "opened", lambda _: self.opened())
         monkeypatch.setattr(lifecycle, "override_scope", self.override_scope)
         monkeypatch.setattr(scope, "snapshot", self.snapshot)
-        monkeypatch.setattr(scope, "members", lambda _: self.containers)
+        monkeypatch.setattr(scope, "members", self.members)
         monkeypatch.setattr(scope, "netns_cookie", self.cookie)
 
     def opened(self) -> Maps:
@@ -72,6 +72,10 @@ class Host:
                 self.map.remove_override(name)
         actual = self.map.entries()
         self.map.apply(plan(wanted(actual, self.map.overrides()), actual))
+
+    def members(self, wanted: Iterable[Container]) -> list[tuple[int | None, Container]]:
+        names = [each.name for each in wanted]
+        return [each for each in self.containers if each[1].name in names]
 
     def snapshot(self, _: str | None) -> list[Container]:
         if self.docker:
@@ -242,6 +246,25 @@ def test_exclude_include_and_reset_are_carried_out_at_once(host: Host, run: Run)
     assert out == f"quiet: {words}\nweb: {words}\n"
     assert host.map.entries().keys() == {5, 6}
     assert host.map.overrides() == {}
+
+
+def test_who_is_restarted_while_it_is_excluded_does_not_stay_in_scope(
+    monkeypatch: pytest.MonkeyPatch, host: Host, run: Run
+) -> None:
+    host.containers = [(11, container("web"))]
+    host.map.apply(plan({11: BY_DOCKER}, {}))
+
+    def members(wanted: Iterable[Container]) -> list[tuple[int | None, Container]]:
+        """Let the agent follow a restart as soon as the namespaces have been looked up."""
+        seen = host.members(wanted)
+        monkeypatch.setattr(scope, "members", host.members)
+        host.containers = [(12, container("web"))]
+        host.map.apply(plan({12: BY_DOCKER}, host.map.entries()))
+        return seen
+
+    monkeypatch.setattr(scope, "members", members)
+    run("scope", "exclude", "web")
+    assert host.map.entries() == {}
 
 
 def test_the_new_state_is_shown_in_json(host: Host, run: Run) -> None:

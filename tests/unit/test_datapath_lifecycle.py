@@ -12,13 +12,21 @@ import pytest
 from memory_maps import Maps
 
 from sockaccel.datapath import lifecycle, pins
-from sockaccel.datapath.layout import ConfigFlags, ProgramKey, Side, Trait
+from sockaccel.datapath.layout import (
+    MAX_KNOWN_PROGRAMS,
+    OPTIONS_SIZE,
+    ConfigFlags,
+    ProgramKey,
+    Side,
+    Trait,
+)
 from sockaccel.datapath.lifecycle import Scope
 from sockaccel.datapath.options import Options
+from sockaccel.datapath.programs import SHIPPED
 from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.datapath.state import Datapath
-from sockaccel.errors import NotPermittedError, StateError
-from sockaccel.scope.plan import Entry
+from sockaccel.errors import DatapathError, InputError, NotPermittedError, StateError
+from sockaccel.scope.plan import Entry, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +76,32 @@ def test_other_options_take_the_place_of_those_before(maps: Maps) -> None:
         ConfigFlags.ENABLED | ConfigFlags.POLICY_ALL | ConfigFlags.ONE_QUEUE | ConfigFlags.FIONREAD
     )
     assert Options.from_bytes(maps.of("options")[bytes(4)]) == options
+
+
+def test_addresses_that_find_no_room_keep_nobody_in_scope(maps: Maps) -> None:
+    web = {5: Entry(False, None, by_docker=True)}
+    ScopeMap(maps).apply(plan(web, {}))
+    maps.room = 0
+    with pytest.raises(DatapathError, match="cannot note the networks"):
+        lifecycle._update_scope(maps, Scope(lambda *_: {}, {NETWORK}))
+    assert ScopeMap(maps).entries() == {}
+
+
+def test_options_that_find_no_room_are_refused_before_anything_is_written() -> None:
+    names = tuple(f"p{number}" for number in range(MAX_KNOWN_PROGRAMS))
+    with pytest.raises(InputError, match=f"at most {MAX_KNOWN_PROGRAMS}"):
+        lifecycle._check_room(Options("/a", accelerate=names))
+    with pytest.raises(InputError, match="cannot store the options"):
+        lifecycle._check_room(Options("/a", netns=("/" * OPTIONS_SIZE,)))
+    lifecycle._check_room(Options("/a", accelerate=names[len(SHIPPED) :]))
+
+
+def test_other_programs_find_room_where_those_before_took_all_of_it(maps: Maps) -> None:
+    maps.room = 1024
+    ones, others = ([f"{first}{number}" for number in range(900)] for first in "ab")
+    lifecycle._set_options(maps, Options("/a", accelerate=tuple(ones)))
+    lifecycle._set_options(maps, Options("/a", accelerate=tuple(others)))
+    assert len(maps.of("known_programs")) == 900 + len(SHIPPED)
 
 
 def test_the_policy_hears_of_listeners_that_were_there_before(maps: Maps) -> None:

@@ -150,6 +150,28 @@ def test_a_map_that_is_full_is_an_error_and_who_left_is_out(maps: Maps, scope: S
     assert maps.config.scope_epoch == 2
 
 
+def test_who_finds_no_room_keeps_nobody_else_in_or_out(maps: Maps, scope: ScopeMap) -> None:
+    web = Entry(False, None, by_docker=True)
+    left = Entry(False, parse_ports("80,443"), by_docker=True)
+    scope.apply(plan({5: left}, {}))
+    maps.room = 3
+    greedy = Entry(False, parse_ports("1,3,5,7"), by_docker=True)
+    with pytest.raises(DatapathError, match="E2BIG"):
+        scope.apply(plan({6: greedy, 7: web, 8: left}, scope.entries()))
+    assert scope.entries() == {7: web, 8: left}
+    assert {key[4:12] for key in maps.of("netns_ports")} == {cookie_key(8)}
+
+
+def test_who_finds_no_room_for_its_new_ports_is_left_on_tcp(maps: Maps, scope: ScopeMap) -> None:
+    scope.apply(plan({5: Entry(False, parse_ports("80"), by_docker=True)}, {}))
+    maps.room = 2
+    wanted = {5: Entry(False, parse_ports("1,3,5"), by_docker=True)}
+    with pytest.raises(DatapathError, match="E2BIG"):
+        scope.apply(plan(wanted, scope.entries()))
+    assert scope.entries() == maps.of("netns_ports") == {}
+    assert maps.config.scope_epoch == 2
+
+
 def test_networks_are_ours_or_somebody_else_s(maps: Maps, scope: ScopeMap) -> None:
     ours: set[Network] = {ip_network(text) for text, _ in NETWORKS}
     scope.apply_networks(NetworkChanges(put=ours))

@@ -199,6 +199,8 @@ def test_the_name_and_the_arguments_of_a_program_have_the_size_that_is_compared(
     maps = (source.directory() / "maps.h").read_text()
     (size,) = re.findall(r"struct program_name \{\s*char name\[(\d+)\];\s*\};", maps)
     assert int(size) == layout.PROGRAM_NAME_SIZE
+    (room,) = re.findall(r"known_programs, (\d+),", maps)
+    assert int(room) == layout.MAX_KNOWN_PROGRAMS
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,15 @@ def test_an_answer_that_makes_no_sense_hides_only_its_container(
     assert [each.name for each in snapshot(daemon.url)] == ["good"]
 
 
+def test_a_container_that_hangs_hides_only_itself(
+    daemon: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "_TIMEOUT_S", 0.5)
+    daemon.hanging.add(daemon.add("stuck", 4242))
+    daemon.add("good", 4243)
+    assert [each.name for each in snapshot(daemon.url)] == ["good"]
+
+
 def test_events_say_what_happened_to_which_container(daemon: FakeDocker) -> None:
     with Docker(daemon.url) as client:
         events = client.events()
@@ -173,6 +182,15 @@ def test_events_say_what_happened_to_which_container(daemon: FakeDocker) -> None
     daemon.close_streams()
     assert list(stream) == []
     events.close()
+    events.close()
+
+
+def test_what_happens_to_a_volume_is_not_taken_for_a_container(daemon: FakeDocker) -> None:
+    with Docker(daemon.url) as client:
+        events = client.events()
+    daemon.say({"Type": "volume", "Action": "destroy", "Actor": {"ID": "web"}, "timeNano": 1})
+    daemon.event("start", "c" * 64, "web")
+    assert next(iter(events)).container == "c" * 64
     events.close()
 
 

@@ -60,3 +60,34 @@ def test_ports_that_are_none_name_container_and_label(value: str) -> None:
 def test_the_project_is_that_of_compose() -> None:
     assert labels.project(container("com.docker.compose.project", "shop")) == "shop"
     assert labels.project(container("project", "shop")) is None
+
+
+def test_ports_that_take_the_room_of_other_containers_are_refused() -> None:
+    odd = ",".join(map(str, range(1, 2049, 2)))
+    limit = labels.ports(container(labels.PORTS, odd))
+    assert limit
+    assert len(limit) == 1024
+    with pytest.raises(InputError, match="it takes 1025 entries") as caught:
+        labels.ports(container(labels.PORTS, f"{odd},2049"))
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        (labels.ENABLE, "no\n12:00 all is well\x1b[2J\ud800"),
+        (labels.POLICY, "x" * 100_000),
+        (labels.PORTS, "\n"),
+        (labels.PORTS, "80,\x1b[2J" + "9" * 100_000),
+    ],
+)
+def test_a_label_cannot_write_more_than_a_part_of_a_line(label: str, value: str) -> None:
+    read = {
+        labels.ENABLE: labels.wanted,
+        labels.POLICY: labels.policy_all,
+        labels.PORTS: labels.ports,
+    }[label]
+    with pytest.raises(InputError) as caught:
+        read(container(label, value))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
