@@ -58,8 +58,9 @@ _START_S = 120.0
 _GUARD_S = 1.0
 # How soon to try again when somebody else holds the lock of the pin directory.
 _LOCKED_S = 0.02
-# The addresses of a host change in bursts, and they decide nothing but the name of a reason.
-_ADDRESSES = Window(0.2, 2.0)
+# A container that starts changes the addresses of its host for many seconds (IPv6 asks whether they
+# are taken), and they decide nothing but the name of a reason.
+_ADDRESSES = Window(1.0, 10.0)
 
 
 @dataclass(frozen=True)

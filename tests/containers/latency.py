@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import quantiles
 from typing import TYPE_CHECKING, Self
 
 import click
@@ -25,7 +26,6 @@ from kernel.harness import wait_until
 from sockaccel.bench.command import run_command, say
 from sockaccel.bench.dockerd import missing
 from sockaccel.bench.machine import describe_machine
-from sockaccel.bench.stats import quantile
 from sockaccel.datapath import libbpf
 from sockaccel.datapath.state import Datapath
 from sockaccel.errors import BenchError, HostError
@@ -75,11 +75,11 @@ class Result:
 
     def promises(self) -> list[Promise]:
         """Return what was promised."""
-        ordered = sorted(self.latencies_ms)
-        many = f"{len(ordered)} containers"
+        centiles = quantiles(self.latencies_ms, n=100, method="inclusive")
+        many = f"{len(self.latencies_ms)} containers"
         return [
-            Promise(f"start to scope, median, {many}", quantile(ordered, 0.5), 20, "ms"),
-            Promise(f"start to scope, p99, {many}", quantile(ordered, 0.99), 50, "ms"),
+            Promise(f"start to scope, median, {many}", centiles[49], 20, "ms"),
+            Promise(f"start to scope, p99, {many}", centiles[98], 50, "ms"),
             Promise(f"resync, {self.resync_containers} containers", self.resync_s, 1, "s"),
             Promise(f"idle for {self.idle_s:.0f} s", self.idle_percent, 0.5, "% of a core"),
             Promise("memory (RSS)", self.rss_mb, 45, "MB"),
