@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
 
 # No test depends on how this host is configured, nor does any process that it starts.
 os.environ["SOCKACCEL_CONFIG"] = os.devnull
+# Nor on who started it: what runs in the background of a shell without job control, or under
+# nohup, ignores these, and so would every process that is to be interrupted.
+for _signal, _usual in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _usual)
 
 
 @pytest.fixture(scope="session")
