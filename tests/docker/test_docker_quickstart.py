@@ -89,7 +89,7 @@ def interrupted(running: subprocess.Popen[str]) -> None:
 
 @pytest.mark.timeout(240)
 def test_the_quickstart_in_containers_shows_and_proves_the_effect(directory: Path) -> None:
-    result = as_json(quickstart(pairs=2, seconds=1, keepalive=[True], docker=True))
+    result = as_json(quickstart(pairs=6, seconds=1, keepalive=[True], docker=True))
     assert result["valid"], result["scenarios"]
     assert result["parameters"]["topology"] == "docker"
     assert result["versions"]["docker"]

@@ -107,7 +107,8 @@ ECHO = {
             threading.Thread(target=echo, args=(listener.accept()[0],)).start()
         """,
 }
-# Connects as often as it is told, one connection after the other, and prints what came back.
+# Connects as often as it is told, one connection after the other: each is over at both ends, and
+# judged, before the next begins.
 CLIENT = """
     import asyncio, sys
     async def main():
@@ -117,6 +118,8 @@ CLIENT = """
                 data = b"%03d " % number * (SIZE // 4)
                 writer.write(data)
                 assert await asyncio.wait_for(reader.readexactly(SIZE), 10) == data
+            writer.write_eof()
+            assert await reader.read() == b""
             writer.close()
             await writer.wait_closed()
     asyncio.run(main())
