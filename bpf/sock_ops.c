@@ -592,8 +592,8 @@ int sock_ops(struct bpf_sock_ops *ctx)
 		return 1;
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
-		/* In scope or not: its namespace may be, later. */
-		return cfg->flags & CONFIG_POLICY_ALL ? 1 : on_listen(ctx);
+		/* In scope or not, whatever the policy: both may change, and judge() asks under any. */
+		return on_listen(ctx);
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		return on_connect(ctx, cfg);
 	case BPF_SOCK_OPS_RWND_INIT:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from containers.harness import MESSAGES, DockerLab, talk
-from kernel.harness import Host, Stream, receive
+from kernel.harness import Host, Stream, receive, wait_until
 
 if TYPE_CHECKING:
     import socket
@@ -109,6 +109,14 @@ def test_docker_proxy_that_starts_later_works_under_policy_all(lab: DockerLab) -
     lab.enable("--policy=all", host_in_scope(lab))
     site = Published(lab)
     lab.enable("--policy=all", host_in_scope(lab))
+    assert site.ways(site.host, site.loopback) == {"tcp"}
+    assert fallbacks(lab) == {"policy-splice": 2}
+
+
+def test_docker_proxy_that_an_agent_sees_start_works_under_policy_all(lab: DockerLab) -> None:
+    lab.agent("--policy=all", host_in_scope(lab))
+    site = Published(lab)
+    wait_until(lambda: len(lab.scope()) == 3, what="both containers beside the host in scope")
     assert site.ways(site.host, site.loopback) == {"tcp"}
     assert fallbacks(lab) == {"policy-splice": 2}
 
