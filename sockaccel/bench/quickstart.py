@@ -221,10 +221,7 @@ def quickstart(
         raise NotPermittedError(
             "cannot make network namespaces: not root", "sudo scripts/quickstart"
         )
-    for tool in TOOLS:
-        find_tool(tool)
-    if docker and (lacking := missing()):
-        raise HostError(f"cannot run '{lacking[0]}': it is not installed", "scripts/setup --docker")
+    check_tools(docker=docker)
     seed = int.from_bytes(os.urandom(4), "big")
     rng = random.Random(seed)
     result = Result(

@@ -14,6 +14,7 @@ from sockaccel.errors import DockerError, InputError, StateError
 from sockaccel.inspect import membership
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
+from sockaccel.render.units import SHORT_ID
 from sockaccel.scope.docker import snapshot
 from sockaccel.scope.members import members
 from sockaccel.scope.netns import netns_cookie
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 # How often to look again at who is restarted at this moment.
 _ATTEMPTS = 5
-_SHORT_ID = 12  # as `docker ps` prints it
 _CONTAINER_HEADER = ("CONTAINER", "ID", "IN SCOPE", "WHY", "POLICY", "PORTS", "NETWORKS")
 _NAMESPACE_HEADER = ("NAMESPACE", "COOKIE", "IN SCOPE", "WHY")
 _DONE = {
@@ -167,7 +167,7 @@ def _name(
     if given in names or given in known:
         return given
     by_id = [each.name for each in running if each.id.startswith(given)]
-    if len(given) >= _SHORT_ID and len(by_id) == 1:
+    if len(given) >= SHORT_ID and len(by_id) == 1:
         return by_id[0]
     near = get_close_matches(given, [*names, *known], n=1, cutoff=0)
     raise InputError(
@@ -256,7 +256,7 @@ def _container_row(each: ContainerScope, everybody: list[ContainerScope]) -> tup
         ports = "all" if each.ports is None else str(each.ports) or "none"
     return (
         each.container.name,
-        each.container.id[:_SHORT_ID],
+        each.container.id[:SHORT_ID],
         _yes(each.in_scope),
         each.why,
         policy,
@@ -270,7 +270,7 @@ def _networks_text(container: Container, others: Collection[Container]) -> str:
     if not of_another:
         return ",".join(sorted(container.networks)) or kind
     names = [other.name for other in others if maker in (other.id, other.name)]
-    return f"{of_another}{names[0] if names else maker[:_SHORT_ID]}"
+    return f"{of_another}{names[0] if names else maker[:SHORT_ID]}"
 
 
 def _container_json(each: ContainerScope) -> dict[str, Any]:

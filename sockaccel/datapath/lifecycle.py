@@ -35,7 +35,6 @@ from sockaccel.errors import (
 )
 from sockaccel.scope.cgroup import default_cgroup
 from sockaccel.scope.plan import Changes, Entry, plan, plan_networks
-from sockaccel.scope.ports import parse_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -455,9 +454,9 @@ def _set_options(datapath: Datapath, options: Options) -> None:
         flags |= ConfigFlags.SCOPE_ALL
     if options.policy == "all":
         flags |= ConfigFlags.POLICY_ALL
-    if options.ports is not None:
+    if (ports := options.port_set) is not None:
         flags |= ConfigFlags.PORTS
-        bitmap = parse_ports(options.ports).to_bitmap()
+        bitmap = ports.to_bitmap()
         for word in range(len(bitmap) // 8):
             index = word.to_bytes(4, sys.byteorder)
             libbpf.update(datapath.fd("ports"), index, bitmap[8 * word : 8 * word + 8])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sockaccel.scope.ports import parse_ports
 from sockaccel.scope.selection import Decision, Override, Why
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def containers(
 ) -> list[ContainerScope]:
     """Compare what was decided with what is."""
     everybody, policy_all = options.scope == "all", options.policy == "all"
-    ports = parse_ports(options.ports) if options.ports else None
+    ports = options.port_set
     found = []
     for each in decisions:
         entry = actual.get(each.cookie) if each.cookie is not None else None
