@@ -3,7 +3,7 @@
  * The load of the scenarios that need no other program: two processes and their sockets.
  *
  *   sockets MODE server tcp ADDRESS PORT SIZE PAUSE_US
- *   sockets MODE client tcp ADDRESS PORT SIZE SECONDS CONNECTIONS RATE
+ *   sockets MODE client tcp ADDRESS PORT SIZE SECONDS CONNECTIONS RATE NODELAY
  *   with `unix PATH -` in the place of `tcp ADDRESS PORT`
  *
  *   echo      SIZE bytes there and back, one message under way per connection
@@ -12,7 +12,8 @@
  *
  * RATE 0 is a closed loop: the next message is sent when the one before is back. Any other
  * is an open loop of so many messages per second and connection, by the clock, and
- * latencies count from when a message was due.
+ * latencies count from when a message was due. NODELAY 1 sets TCP_NODELAY on the client's
+ * sockets; the server's have it.
  *
  * The server prints "ready". The client prints one JSON object; latencies are in buckets
  * 1/64 wide, named by their middle.
@@ -46,6 +47,7 @@ static socklen_t address_length;
 static size_t size;
 static long pause_us;
 static double rate;
+static int nodelay = 1;
 static uint64_t duration_ns;
 
 struct client {
@@ -119,10 +121,8 @@ static int make_socket(void)
 
 static void no_delay(int fd)
 {
-	int on = 1;
-
 	if (address.ss_family == AF_INET)
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &nodelay, sizeof(nodelay));
 }
 
 static void send_all(int fd, const void *data, size_t length)
@@ -410,12 +410,13 @@ int main(int argc, char **argv)
 			die("bind");
 		serve(fd);
 	}
-	if (argc < 10) {
-		fprintf(stderr, "sockets: connections and rate are missing\n");
+	if (argc < 11) {
+		fprintf(stderr, "sockets: connections, rate or nodelay is missing\n");
 		return 2;
 	}
 	duration_ns = atof(argv[7]) * NS_PER_S;
 	rate = atof(argv[9]);
+	nodelay = atol(argv[10]) != 0;
 	measure(atol(argv[8]));
 	return 0;
 }

@@ -88,10 +88,6 @@ class Accelerator:
             self.disable()
         return bool(json.loads(done.stdout)["trial"]["fionread_right"])
 
-    def ask_nobody(self) -> None:
-        """From now on enable with ``--policy all``."""
-        self._options += ["--policy", "all"]
-
     def disable(self) -> None:
         """Switch it off, if enable was called."""
         with hold():

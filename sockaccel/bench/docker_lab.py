@@ -19,8 +19,9 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from sockaccel.bench.built import Built
 from sockaccel.bench.dockerd import without_advice
 from sockaccel.bench.lab import SUBNET, sum_port_bytes
 from sockaccel.bench.process import Child, find_tool, run, run_checked
@@ -30,7 +31,6 @@ from sockaccel.signals import hold
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
-    from types import TracebackType
 
     from sockaccel.bench.dockerd import Dockerd
 
@@ -67,7 +67,7 @@ class ContainerNode:
         return Path(f"/proc/{self.pid}/ns/net")
 
 
-class DockerLab:
+class DockerLab(Built):
     """Containers <prefix>-<node> on network <prefix>; gone when the block ends.
 
     directory: what all nodes see of this host, at the same path, to read and to write.
@@ -101,22 +101,6 @@ class DockerLab:
         self._network = prefix
         self._subnet = subnet
         self._bridge = ""
-
-    def __enter__(self) -> Self:
-        try:
-            self._build()
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._remove()
 
     @property
     def scope(self) -> list[str]:
@@ -181,7 +165,8 @@ class DockerLab:
             *argv,
         ]
 
-    def _remove(self) -> None:
+    def close(self) -> None:
+        """Remove the network, and the containers that are on it still."""
         with hold():
             if not self._bridge:
                 return

@@ -21,8 +21,9 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from sockaccel.bench.built import Built
 from sockaccel.bench.lab import NETNS_DIR
 from sockaccel.bench.process import SYSTEM_PATH, Child, find_tool, last_line, run, run_checked
 from sockaccel.errors import BenchError, HostError, reason
@@ -31,7 +32,6 @@ from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
@@ -74,7 +74,7 @@ _DIRECTORY = re.compile(r"[\w./-]{1,70}", re.ASCII)
 _IN_CGROUP = 'echo 0 >"$1/cgroup.procs" && log=$2 && shift 2 && exec "$@" >>"$log" 2>&1'
 
 
-class Dockerd:
+class Dockerd(Built):
     """A daemon with its own directories, socket, network namespace and cgroup.
 
     directory is made, and removed at the end with all the daemon has written; its name must be
@@ -104,24 +104,6 @@ class Dockerd:
         self._containerd: Child | None = None
         self._daemon: Child | None = None
         self._undertaker: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._prepare()
-            self._start_containerd()
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def url(self) -> str:
@@ -238,6 +220,11 @@ class Dockerd:
         # Not the parent of the containers' cgroups: on hosts with cgroup v2 alone only leaves
         # may hold processes.
         return self.cgroup / "daemon"
+
+    def _build(self) -> None:
+        self._prepare()
+        self._start_containerd()
+        self.start()
 
     def _prepare(self) -> None:
         with hold():

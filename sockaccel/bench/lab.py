@@ -14,15 +14,15 @@ import ipaddress
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
+from sockaccel.bench.built import Built
 from sockaccel.bench.process import Child, find_tool, run, run_checked
 from sockaccel.errors import BenchError
 from sockaccel.signals import hold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
 NETNS_DIR = Path("/run/netns")
 SUBNET = "10.213.0.0/24"
@@ -85,7 +85,7 @@ class Node:
         return NETNS_DIR / self.netns
 
 
-class Lab:
+class Lab(Built):
     """Namespaces named <prefix>-<node>, and <prefix>-bridge; gone when the block ends."""
 
     def __init__(self, prefix: str, names: Sequence[str], subnet: str = SUBNET) -> None:
@@ -102,22 +102,6 @@ class Lab:
         self._bridge_netns = f"{prefix}-bridge"
         self._ip = find_tool("ip")
         self._made: list[str] = []
-
-    def __enter__(self) -> Self:
-        try:
-            self._build()
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._remove()
 
     @property
     def scope(self) -> list[str]:
@@ -162,7 +146,13 @@ class Lab:
     def _run(self, netns: str, command: str) -> None:
         run_checked([self._ip, "-n", netns, *command.split()])
 
-    def _remove(self) -> None:
+    def close(self) -> None:
+        """Remove the namespaces.
+
+        Raises:
+            BenchError: one could not be removed.
+
+        """
         with hold():
             failed = [name for name in self._made if not self._delete(name)]
             self._made = []

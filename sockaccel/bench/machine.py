@@ -9,8 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sockaccel import __version__
-from sockaccel.bench.process import find_tool, run
+from sockaccel.bench.process import run
 
 CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
@@ -26,17 +25,6 @@ def describe_machine() -> dict[str, Any]:
         "virtualisation": _virtualisation(),
         "governor": _read(CPUFREQ / "scaling_governor"),
         "frequency_mhz": _frequency_mhz(),
-    }
-
-
-def describe_versions() -> dict[str, str | None]:
-    """Return the versions of what took part."""
-    return {
-        "sockaccel": __version__,
-        "python": platform.python_version(),
-        "nginx": program_version(find_tool("nginx"), "-v"),
-        "wrk": program_version(find_tool("wrk"), "-v"),
-        "iproute2": program_version(find_tool("ip"), "-V"),
     }
 
 

@@ -155,19 +155,6 @@ class Nginx:
             self._child.end(signal.SIGTERM)
             self._child = None
 
-    def restart(self) -> None:
-        """Stop and start: no connection from before is left."""
-        self.stop()
-        self.start()
-
-    def complaint(self) -> str | None:
-        """Return the last line of the error log, if there is any."""
-        try:
-            lines = (self.directory / "error.log").read_text(errors="replace").splitlines()
-        except OSError:
-            return None
-        return lines[-1] if lines else None
-
     @property
     def _pid_file(self) -> Path:
         return self.directory / "nginx.pid"

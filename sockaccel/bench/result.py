@@ -212,11 +212,15 @@ class CaseResult:
         """Return what the counted runs of an arm measured, by round."""
         return [run.metrics[metric] for run in self.of_arm(arm) if metric in run.metrics]
 
-    def gain(self, metric: str) -> Ratio | None:
-        """Return accelerated / baseline of a metric, if there is such a ratio."""
-        wanted = (ACCELERATED, BASELINE, metric)
+    def ratio(self, arm: str, to: str, metric: str) -> Ratio | None:
+        """Return an arm divided by another of a metric, if there is such a ratio."""
+        wanted = (arm, to, metric)
         found = (each for each in self.ratios if (each.arm, each.to, each.metric) == wanted)
         return next(found, None)
+
+    def gain(self, metric: str) -> Ratio | None:
+        """Return accelerated / baseline of a metric, if there is such a ratio."""
+        return self.ratio(ACCELERATED, BASELINE, metric)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ benchmarks/README.md has the keys.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import product
@@ -190,6 +190,33 @@ def load(path: Path) -> Scenario:
         raise InputError(f"cannot use scenario '{path}': {error}", hint) from error
     except ValueError as error:
         raise InputError(f"cannot use scenario '{path}': {error}") from error
+
+
+def overruled(scenario: Scenario, parameters: Mapping[str, Any]) -> Scenario:
+    """Return a scenario with other values for parameters that are the same in all its cases.
+
+    Raises:
+        InputError: it has no such parameter, that is in its cases' names, or the value is
+            not of its kind.
+
+    """
+    try:
+        for name in parameters:
+            if len({str(case.parameters.get(name)) for case in scenario.cases}) > 1:
+                raise ValueError(f"{name} is what its cases differ in")
+        changed = replace(
+            scenario,
+            cases=tuple(
+                replace(case, parameters={**case.parameters, **parameters})
+                for case in scenario.cases
+            ),
+        )
+        _check(changed)
+    except ValueError as error:
+        near = error.nearest if isinstance(error, _UnknownNameError) else None
+        hint = f"'{near}' may be meant" if near else f"sockaccel bench list {scenario.name}"
+        raise InputError(f"cannot set a parameter of '{scenario.name}': {error}", hint) from error
+    return changed
 
 
 class _UnknownNameError(ValueError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sockaccel.bench.accelerator import COMMAND, Accelerator, Counters
 from sockaccel.bench.arms import Arm
+from sockaccel.bench.built import Built
 from sockaccel.bench.cgroup import Cgroup, cgroup_of
 from sockaccel.bench.cost import Cost
 from sockaccel.bench.docker_lab import PROGRAMS, DockerLab
@@ -65,8 +66,8 @@ class Played:
     context_switches: ContextSwitches | None  # None in containers
 
 
-class Stage:
-    """The topology of a scenario and the switches of its arms. A context manager."""
+class Stage(Built):
+    """The topology of a scenario and the switches of its arms."""
 
     def __init__(self, scenario: Scenario, setting: Setting) -> None:
         self._scenario = scenario
@@ -74,17 +75,6 @@ class Stage:
         self._stack = ExitStack()
         self._children: list[Child] = []
         self._docker_lab: DockerLab | None = None
-
-    def __enter__(self) -> Stage:
-        try:
-            self._build()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove everything; again, where a signal kept it from being done."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +13,7 @@ from sockaccel.bench.arms import Arm
 from sockaccel.bench.command import BLIND, say
 from sockaccel.bench.result import LeftOut
 from sockaccel.bench.runner import Plan, arms_of, run_plan
-from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest
+from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
 from sockaccel.bench.stage import Setting, default_policy
 from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.cli.bench_output import FORMS, exit_code, result_options
@@ -38,6 +39,17 @@ _K0 = (
     "--policy safe leaves it on TCP; measured with --policy all. Linux 6.12.75, 6.18.14, 6.19 or "
     "later lifts this."
 )
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    """Return name and value of a setting; what is no value of TOML is a text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise InputError(f"cannot set '{text}': it is not NAME=VALUE", "--set sendfile=true")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
 
 
 @click.command("run", short_help="Measure before and after.")
@@ -76,12 +88,21 @@ _K0 = (
     help="As of `enable`. Default: safe, unless it leaves nginx on TCP on this kernel.",
 )
 @click.option("--cgroup", metavar="PATH", help="As of `enable`. Default: the root of cgroup v2.")
+@click.option(
+    "--set",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda _, __, texts: dict(map(_parameter, texts)),
+    help="Another value for a parameter of the scenarios, as 'sendfile=true'. Repeatable.",
+)
 @result_options
 @output_option
 @click.pass_obj
 def run(
     settings: Settings,
     scenario: tuple[str, ...],
+    parameters: dict[str, Any],
     quick: bool,
     pairs: int | None,
     seconds: float | None,
@@ -103,7 +124,7 @@ def run(
       sockaccel bench run nginx-lb redis --save result.json --html report.html
       sockaccel bench run echo/64 --pairs 20 --gate 'echo/64.req_s.low>=1.4'
     """  # noqa: D301 - \b is click's
-    scenarios = choose(load_all(), scenario)
+    scenarios = choose(load_all(), scenario, parameters)
     if quick:
         scenarios = only_quick(scenarios, named=bool(scenario))
     arms = [Arm.BASELINE, *map(Arm, arm)] if arm else list(Arm)
@@ -137,6 +158,8 @@ def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], output
     for each in left_out:
         say(f"Left out: {each.scenario}: {each.reason}; {each.hint}")
     say(BLIND)
+    if plan.setting.topology == "docker":
+        say("Starting a Docker daemon for this alone, with images of this machine's own programs.")
     progress = ProgressLine(plan.runs())
     result, interrupted = run_plan(plan, left_out, report=progress, store=outputs.store)
     progress.clear()
@@ -191,15 +214,21 @@ def _cases(scenarios: Sequence[Scenario]) -> str:
     return render_table(["CASE", "QUICK", "PARAMETERS", "ABOUT"], rows)
 
 
-def choose(scenarios: Mapping[str, Scenario], names: Sequence[str]) -> list[Scenario]:
+def choose(
+    scenarios: Mapping[str, Scenario],
+    names: Sequence[str],
+    parameters: Mapping[str, Any] | None = None,
+) -> list[Scenario]:
     """Return the named scenarios, with the named cases alone where one is named; or all.
 
+    parameters: what is to be other than the scenarios have it.
+
     Raises:
-        InputError: there is no such scenario or case.
+        InputError: there is no such scenario, case or parameter.
 
     """
     if not names:
-        return list(scenarios.values())
+        return [overruled(each, parameters or {}) for each in scenarios.values()]
     cases: dict[str, list[str]] = {}
     for name in names:
         scenario, _, case = name.partition("/")
@@ -213,11 +242,8 @@ def choose(scenarios: Mapping[str, Scenario], names: Sequence[str]) -> list[Scen
             )
         cases.setdefault(scenario, []).extend([case] if case else known)
     return [
-        replace(
-            scenarios[name],
-            cases=tuple(case for case in scenarios[name].cases if case.name in chosen),
-        )
-        for name, chosen in cases.items()
+        replace(each, cases=tuple(case for case in each.cases if case.name in cases[each.name]))
+        for each in (overruled(scenarios[name], parameters or {}) for name in cases)
     ]
 
 

@@ -24,7 +24,7 @@ from faults.build import TOOLS
 from faults.scene import Outcome
 from faults.traffic import Report, Traffic
 from kernel import harness
-from kernel.harness import wait_until
+from kernel.harness import removed, wait_until
 
 from sockaccel.bench.command import run_command, say
 from sockaccel.bench.dockerd import missing
@@ -176,7 +176,7 @@ def run_churn(count: int) -> Outcome:
     """Start and remove so many containers; two restarts of dockerd and two kills of the agent."""
     outcome = Outcome("churn", "containers started and removed")
     begin = time.monotonic()
-    with daemon("--live-restore") as dockerd, DockerLab.made(dockerd) as lab:
+    with daemon("--live-restore") as dockerd, removed(DockerLab(dockerd)) as lab:
         lab.agent()
         churn = Churn(lab, count)
         try:

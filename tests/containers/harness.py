@@ -94,21 +94,6 @@ class DockerLab(Lab):
         self.docker = dockerd.docker
         self.agents: list[Agent] = []
 
-    @classmethod
-    @contextlib.contextmanager
-    def made(cls, dockerd: Dockerd) -> Iterator[DockerLab]:
-        """Make one; at the end remove it, and fail if anything is left behind."""
-        lab = cls(dockerd)
-        try:
-            try:
-                yield lab
-            finally:
-                lab.close()
-            left = lab.left_behind()
-            assert not left, f"left behind: {left}"
-        finally:
-            lab.scrub()
-
     # Containers
 
     def container(self, name: str, *options: str, command: tuple[str, ...] = ()) -> Container:

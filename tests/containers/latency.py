@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 import click
 import psutil
 from kernel import harness
-from kernel.harness import wait_until
+from kernel.harness import removed, wait_until
 
 from sockaccel.bench.command import run_command, say
 from sockaccel.bench.dockerd import missing
@@ -148,7 +148,7 @@ class StartEvents:
 
 def measure(count: int, total: int, idle_s: float) -> Result:
     """Start count containers one after the other, more up to total; then resync and rest."""
-    with daemon() as dockerd, DockerLab.made(dockerd) as lab:
+    with daemon() as dockerd, removed(DockerLab(dockerd)) as lab:
         agent = lab.agent()
         lab.network(NETWORK, "--subnet", "172.30.0.0/16")
         say(f"{time.strftime('%H:%M:%S')} starting {count} containers")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from containers.harness import DockerLab, daemon
 from kernel import harness as kernel
+from kernel.harness import removed
 
 from sockaccel.bench.dockerd import Dockerd, missing
 
@@ -39,5 +40,5 @@ def second(machine: None) -> Iterator[Dockerd]:
 @pytest.fixture
 def lab(dockerd: Dockerd) -> Iterator[DockerLab]:
     """Return a laboratory of containers."""
-    with DockerLab.made(dockerd) as made:
+    with removed(DockerLab(dockerd)) as made:
         yield made

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from containers.harness import IMAGE, MESSAGE, PORT, Container, DockerLab, talk, wire_silent
-from kernel.harness import Stream, receive, wait_until
+from kernel.harness import Stream, receive, removed, wait_until
 
 from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.datapath.state import Datapath
@@ -456,7 +456,7 @@ def test_containers_that_outlive_their_daemon_stay_accelerated(lab: DockerLab, c
 
 
 def test_containers_that_end_with_their_daemon_leave_the_scope(second: Dockerd) -> None:
-    with DockerLab.made(second) as lab:
+    with removed(DockerLab(second)) as lab:
         agent = lab.agent()
         one, two = lab.pair_on("net", "--restart", "always")
         three = lab.container("three", "--network", "net")
@@ -472,7 +472,7 @@ def test_containers_that_end_with_their_daemon_leave_the_scope(second: Dockerd) 
 def test_an_agent_that_was_there_before_docker_follows_when_docker_comes(
     second: Dockerd,
 ) -> None:
-    with DockerLab.made(second) as lab:
+    with removed(DockerLab(second)) as lab:
         second.stop()
         try:
             agent = lab.agent(await_docker=False)

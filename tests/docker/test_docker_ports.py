@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from containers.harness import MESSAGES, DockerLab, talk
-from kernel.harness import Host, Stream, receive, wait_until
+from kernel.harness import Host, Stream, receive, removed, wait_until
 
 if TYPE_CHECKING:
     import socket
@@ -143,7 +143,7 @@ def test_what_the_host_reaches_without_the_proxy_is_accelerated(lab: DockerLab) 
 
 @pytest.fixture
 def lab_without_proxy(second: Dockerd) -> Iterator[DockerLab]:
-    with DockerLab.made(second) as made:
+    with removed(DockerLab(second)) as made:
         yield made
 
 

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kernel.conftest import laboratory
+from kernel.harness import Lab, removed
 
 from sockaccel.datapath import libbpf
 from sockaccel.datapath.state import Datapath
@@ -18,8 +18,6 @@ from .table import DIFFERS, SAME, STAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from kernel.harness import Lab
 
     from .table import Policy, Scenario, Variant
 
@@ -87,7 +85,7 @@ def complaint(comparison: Comparison, scenario: Scenario, variant: Variant, poli
 @contextlib.contextmanager
 def world(policy: Policy | None) -> Iterator[Lab]:
     """Give a laboratory with two worlds of two joined namespaces and the same addresses."""
-    with laboratory("plain" if policy is PLAIN else "accelerated") as lab:
+    with removed(Lab("plain" if policy is PLAIN else "accelerated")) as lab:
         lab.pair()
         lab.pair()
         for host in lab.hosts:

@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from kernel.conftest import laboratory
 from kernel.foreign import (
     ALLOW_MULTI,
     ATTACH_SOCK_OPS,
@@ -25,7 +24,7 @@ from kernel.foreign import (
     bpf,
     instruction,
 )
-from kernel.harness import IPV4_B, cookie, receive
+from kernel.harness import IPV4_B, Lab, cookie, receive, removed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +113,7 @@ class Owner:
 
 def test_a_socket_of_another_owner_stays_with_it() -> None:
     """Row 18: who was first keeps the socket; it works, by TCP, and the reason is counted."""
-    with laboratory("accelerated") as lab, Owner(lab.cgroup) as owner:
+    with removed(Lab("accelerated")) as lab, Owner(lab.cgroup) as owner:
         one, two = lab.pair()
         lab.enable()
         client, server = lab.connect(one, two.listen(IPV4_B))

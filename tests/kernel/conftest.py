@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
 from . import harness
-from .harness import Lab
+from .harness import Lab, removed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,29 +21,15 @@ def machine(require: Callable[[str, list[str]], None]) -> None:
     harness.clear_what_killed_runs_left()
 
 
-@contextlib.contextmanager
-def laboratory(mode: str) -> Iterator[Lab]:
-    lab = Lab(mode)
-    try:
-        try:
-            yield lab
-        finally:
-            lab.close()
-        left = lab.left_behind()
-        assert not left, f"left behind: {left}"
-    finally:
-        lab.scrub()
-
-
 @pytest.fixture(params=["plain", "accelerated"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Return a laboratory whose `start` accelerates in one of two runs of the test."""
-    with laboratory(request.param) as made:
+    with removed(Lab(request.param)) as made:
         yield made
 
 
 @pytest.fixture
 def accelerated_lab() -> Iterator[Lab]:
     """Return a laboratory for tests that make sense only with sockaccel."""
-    with laboratory("accelerated") as made:
+    with removed(Lab("accelerated")) as made:
         yield made

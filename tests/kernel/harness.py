@@ -29,7 +29,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -738,3 +738,20 @@ class Lab:
         shutil.rmtree(self.pin_dir, ignore_errors=True)
         wait_until(lambda: not (self.cgroup / "cgroup.procs").read_text(), what="an empty cgroup")
         self.cgroup.rmdir()
+
+
+L = TypeVar("L", bound=Lab)
+
+
+@contextlib.contextmanager
+def removed(lab: L) -> Iterator[L]:
+    """Remove a laboratory at the end of the block, and fail if anything is left behind."""
+    try:
+        try:
+            yield lab
+        finally:
+            lab.close()
+        left = lab.left_behind()
+        assert not left, f"left behind: {left}"
+    finally:
+        lab.scrub()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from sockaccel.bench.workloads.base import Place
 
+ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = load_all()
 PINS = Path("/sys/fs/bpf")
 SECONDS = 0.3
@@ -183,6 +184,31 @@ def test_a_session_is_measured_saved_and_valid(tmp_path: Path) -> None:
     assert {ratio["metric"] for ratio in case["ratios"]} >= {"req_s", "cpu_s_per_million"}
     assert case["commands"]["server"][1:3] == ["echo", "server"]
     assert "echo: request and response" in done.stdout
+
+
+@pytest.mark.timeout(240)
+def test_the_quickstart_shows_and_proves_the_effect() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts/quickstart", "--seconds", "1", "-o", "json"],
+        capture_output=True, text=True, timeout=230, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["valid"] is True
+    assert [case["case"] for case in result["cases"]] == [
+        "upstream-keepalive-on", "upstream-keepalive-off",
+    ]  # fmt: skip
+    assert all(case["arms"] == ["baseline", "accelerated"] for case in result["cases"])
+
+
+def test_the_quickstart_refuses_what_bench_run_does_not_know() -> None:
+    for arguments in (["--keepalive", "maybe"], ["--keepalive"], ["--sendfile=no"]):
+        done = subprocess.run(
+            [ROOT / "scripts/quickstart", *arguments],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert "No such option" in done.stderr
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -110,15 +110,9 @@ class Arena:
 @contextlib.contextmanager
 def arena(arm: str) -> Iterator[Arena]:
     """Make a laboratory for one arm; remove it and insist that nothing is left behind."""
-    lab = harness.Lab(PLAIN if arm == PLAIN else "accelerated")
-    try:
+    with harness.removed(harness.Lab(PLAIN if arm == PLAIN else "accelerated")) as lab:
         try:
             yield Arena(lab, arm)
         finally:
             # Programs under test may have left their process group.
             (lab.cgroup / "cgroup.kill").write_text("1")
-            lab.close()
-        left = lab.left_behind()
-        assert not left, f"left behind: {left}"
-    finally:
-        lab.scrub()

@@ -7,8 +7,7 @@ import pytest
 
 from sockaccel.bench.docker_lab import DockerLab
 from sockaccel.bench.dockerd import without_advice
-from sockaccel.bench.quickstart import check_tools
-from sockaccel.errors import BenchError, HostError
+from sockaccel.errors import BenchError
 
 
 class Daemon:
@@ -92,14 +91,3 @@ def test_the_process_of_a_container_tells_its_namespace() -> None:
 def test_advice_does_not_hide_the_cause() -> None:
     said = "docker: Error response from daemon: no space.\nSee 'docker run --help'.\n"
     assert without_advice(said).strip() == "docker: Error response from daemon: no space."
-
-
-def test_a_missing_docker_daemon_is_an_error_with_the_hint_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("sockaccel.bench.quickstart.TOOLS", ())
-    monkeypatch.setattr("sockaccel.bench.quickstart.missing", lambda: ["dockerd", "runc"])
-    check_tools(docker=False)
-    with pytest.raises(HostError, match="cannot run 'dockerd': it is not installed") as raised:
-        check_tools(docker=True)
-    assert raised.value.hint == "scripts/setup --docker"

@@ -112,6 +112,46 @@ def test_options_reach_the_plan(session: Session) -> None:
     assert session.plan.setting.policy == "all"
 
 
+def test_a_parameter_can_have_another_value_than_the_scenario_says(session: Session) -> None:
+    run("nginx-lb/upstream-keepalive-on", "--set", "sendfile=true", "--set", "connections=7")
+    assert session.plan
+    ((case,),) = (scenario.cases for scenario in session.plan.scenarios)
+    assert case.parameters == {
+        **SCENARIOS["nginx-lb"].cases[0].parameters, "sendfile": True, "connections": 7,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setting", "said", "hint"),
+    [
+        ("sendfile", "cannot set 'sendfile': it is not NAME=VALUE", "--set sendfile=true"),
+        ("=1", "cannot set '=1': it is not NAME=VALUE", "--set sendfile=true"),
+        (
+            "sendfle=true",
+            "cannot set a parameter of 'nginx-lb': there is no parameter 'sendfle'",
+            "'sendfile' may be meant",
+        ),
+        (
+            "sendfile=1",
+            "cannot set a parameter of 'nginx-lb': parameter sendfile is not true or false but 1",
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            "upstream_keepalive=false",
+            "cannot set a parameter of 'nginx-lb': upstream_keepalive is what its cases differ in",
+            "sockaccel bench list nginx-lb",
+        ),
+    ],
+)
+def test_a_parameter_that_cannot_be_set_is_an_error(
+    session: Session, setting: str, said: str, hint: str
+) -> None:
+    error = run("nginx-lb/upstream-keepalive-on", "--set", setting).exception
+    assert isinstance(error, InputError)
+    assert (str(error), error.hint) == (said, hint)
+    assert session.plan is None
+
+
 def test_a_kernel_that_leaves_nginx_on_tcp_is_measured_with_the_other_policy_and_that_is_said(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

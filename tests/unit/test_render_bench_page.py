@@ -165,7 +165,8 @@ def test_a_page_that_complains_and_asks_would_be_noticed(tmp_path: Path) -> None
 
 def test_every_table_is_there_with_its_data(page: Reader, result: Result) -> None:
     shown = document(result)
-    expected = []
+    assert shown.overview
+    expected = [shown.overview]
     for section, cases in zip(shown.sections, scenarios(result).values(), strict=True):
         expected += [*section.tables, *(each.table for each in figures(cases))]
     assert [(table.caption, table.rows) for table in page.tables] == [

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from kernel import harness
-from kernel.conftest import laboratory
+from kernel.harness import Lab, removed
 
 from sockaccel.datapath import libbpf
 from sockaccel.datapath.btf import KernelTypes
@@ -65,7 +65,7 @@ def unread_by_tcp(host: harness.Host, sock: socket.socket) -> int:
 
 def stream_facts() -> dict[str, object]:
     """Return what holds for redirected bytes and bytes that came by TCP, in one queue."""
-    with laboratory("accelerated") as lab:
+    with removed(Lab("accelerated")) as lab:
         host = lab.host()
         listener = host.listen()
         lab.enable()

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from kernel import harness
-from kernel.conftest import laboratory
-from kernel.harness import Host, Lab, Stream
+from kernel.harness import Host, Lab, Stream, removed
 from kernel.test_back_pressure import read_all, write_all_that_fits
 from kernel.test_nginx import fetch, start_nginx
 
@@ -153,7 +152,7 @@ def enable(lab: Lab, policy: str) -> None:
 def place(policy: str | None) -> Iterator[Place]:
     """Return a place, accelerated before its programs connect unless the policy is None."""
     with (
-        laboratory("accelerated" if policy else "plain") as lab,
+        removed(Lab("accelerated" if policy else "plain")) as lab,
         tempfile.TemporaryDirectory() as directory,
     ):
         Path(directory).chmod(0o755)

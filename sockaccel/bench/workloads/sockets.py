@@ -68,6 +68,7 @@ class SocketClient:
     message_bytes: int
     connections: int = 1
     rate: int = 0  # messages per second and connection; 0: as fast as they are answered
+    nodelay: bool = True  # TCP_NODELAY: no write waits to be joined with the next
 
     def __post_init__(self) -> None:
         _check_mode(self.mode)
@@ -95,7 +96,7 @@ class SocketClient:
     def load(self, at: Place, server: Place, seconds: float) -> Outcome:
         """Exchange messages for so long."""
         argv = [str(compiled(at)), self.mode, "client", *_where(server), str(self.message_bytes)]
-        argv += [f"{seconds:g}", str(self.connections), str(self.rate)]
+        argv += [f"{seconds:g}", str(self.connections), str(self.rate), f"{self.nodelay:d}"]
         return self._outcome(argv, parse_client(at.load(argv, f"the {self.mode}", seconds)))
 
     @property

@@ -23,6 +23,7 @@ COMPARISON_LEGEND = (
     "A, B: medians of their runs. Ratio: of the medians; interval: 95 %, by rank sums, not"
     " paired. ~: no difference that so many runs can tell."
 )
+OVERVIEW = "overview: ratio and CPU time are accelerated / baseline"
 NONE = "-"
 
 
@@ -61,6 +62,7 @@ class Document:
     notices: Sequence[Notice]
     sections: Sequence[Section]
     footer: Sequence[str]
+    overview: Table | None = None  # one row for each case, where there are several
 
 
 def scenarios(result: Result) -> dict[str, list[CaseResult]]:
@@ -78,6 +80,7 @@ def document(result: Result) -> Document:
         notices=[*_failures(result), *_warnings(result)],
         sections=[_section(name, cases) for name, cases in scenarios(result).items()],
         footer=[*_facts(result), LEGEND],
+        overview=_overview(result.cases) if len(result.cases) > 1 else None,
     )
 
 
@@ -128,6 +131,37 @@ def _facts(result: Result) -> list[str]:
         f"Measured {result.started}, {given or 'no parameters'}.",
         f"Versions: {versions or 'unknown'}; commit {result.commit or 'unknown'}.",
     ]
+
+
+def _overview(cases: Sequence[CaseResult]) -> Table:
+    """Return what each case is about: its first metric, and what it cost."""
+    others = [
+        arm
+        for arm in dict.fromkeys(arm for case in cases for arm in case.arms)
+        if arm not in (BASELINE, ACCELERATED)
+    ]
+    return Table(
+        OVERVIEW if not others else f"{OVERVIEW}; then accelerated / another arm",
+        [
+            *("case", "metric", BASELINE, ACCELERATED, "ratio", "95% interval", "CPU time"),
+            *(f"/ {arm}" for arm in others),
+            "verdict",
+        ],
+        [_overview_row(case, others) for case in cases],
+        names=2,
+    )
+
+
+def _overview_row(case: CaseResult, others: Sequence[str]) -> Sequence[str]:
+    if not case.valid:
+        return [case.id, "INVALID", *(NONE for _ in range(5 + len(others))), ""]
+    metric = case.metrics[0]
+    medians = [_median(case, arm, metric) for arm in (BASELINE, ACCELERATED)]
+    *ratio, word = _ratio_cells(case.gain(metric.name), metric.better)
+    cpu = next((each.name for each in case.metrics if each.name.startswith("cpu_s_per_")), "")
+    beside = [case.ratio(ACCELERATED, arm, metric.name) for arm in others]
+    costs = [times_text(each.median) if each else NONE for each in (case.gain(cpu), *beside)]
+    return [case.id, metric.label, *medians, *ratio, *costs, word]
 
 
 def _section(name: str, cases: list[CaseResult]) -> Section:

@@ -24,6 +24,7 @@ def markdown(shown: Document) -> str:
     blocks = [
         f"## {_escaped(shown.title)}",
         notices,
+        *([f"### {shown.overview.caption}", _table(shown.overview)] if shown.overview else []),
         *(block for section in shown.sections for block in _section(section)),
         "\n".join(f"{_escaped(line)}  " for line in shown.footer).rstrip(),
     ]

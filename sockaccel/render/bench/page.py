@@ -46,6 +46,8 @@ def _body(shown: Document, result: Result) -> Iterator[str]:
     yield f"<header><h1>{escape(shown.title)}</h1></header>\n<main>"
     if shown.notices:
         yield f'<ul class="notices">{"".join(map(_notice, shown.notices))}</ul>'
+    if shown.overview:
+        yield f"<section><h2>overview</h2>{_table(shown.overview)}</section>"
     names = map("figure-{}".format, count(1))
     for section, cases in zip(shown.sections, scenarios(result).values(), strict=True):
         yield from _section(section, _figures(cases, names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sockaccel.render.bench.document import Document, Notice, Section, document
+from sockaccel.render.bench.document import Document, Notice, Section, Table, document
 from sockaccel.render.table import render_table
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ def as_text(result: Result) -> str:
 def text(shown: Document) -> str:
     """Return a document as plain text, without a newline at the end."""
     notices = "\n".join(map(_notice, shown.notices))
-    blocks = [shown.title, notices, *map(_section, shown.sections), "\n".join(shown.footer)]
+    # At the end, where a terminal stops.
+    overview = f"{shown.overview.caption}\n{_table(shown.overview)}" if shown.overview else ""
+    sections = map(_section, shown.sections)
+    blocks = [shown.title, notices, *sections, overview, "\n".join(shown.footer)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -28,8 +31,8 @@ def _notice(notice: Notice) -> str:
 
 
 def _section(section: Section) -> str:
-    tables = [
-        render_table(table.headers, table.rows, range(table.names, len(table.headers) - 1))
-        for table in section.tables
-    ]
-    return f"{section.name}: {section.title}\n" + "\n\n".join(tables)
+    return f"{section.name}: {section.title}\n" + "\n\n".join(map(_table, section.tables))
+
+
+def _table(table: Table) -> str:
+    return render_table(table.headers, table.rows, range(table.names, len(table.headers) - 1))
