@@ -104,6 +104,27 @@ static __always_inline int has_room(struct conn *conn, u32 rmem, u32 size)
 	return wanted + rcvbuf <= bound || wanted + window(peer) <= bound;
 }
 
+/* True when TCP holds small writes back and joins them: TCP_NODELAY is not set. */
+static __always_inline int joins_writes(void *tcp)
+{
+	u8 nonagle = NAGLE_OFF;
+
+	read_field(&nonagle, (u64)tcp, OFF_NONAGLE);
+	return !(nonagle & NAGLE_OFF);
+}
+
+/*
+ * TCP joins small writes, a queue of messages does not. A stream of them goes by TCP
+ * until its reader has caught up: once it has filled the queue, or, of writes that are
+ * smaller still and that TCP would join at once, from the second one on.
+ */
+static __always_inline int better_joined(struct conn *conn, void *tcp, u32 unread, u32 size)
+{
+	if (!unread || size >= SMALL_WRITE)
+		return 0;
+	return conn->last_reason != REASON_NONE || (size < NAGLE_WRITE && joins_writes(tcp));
+}
+
 /*
  * Several threads that write to one socket at the same time. TCP keeps each
  * send() in one piece, because it holds the socket's lock throughout. The kernel
@@ -230,11 +251,7 @@ static __always_inline u32 verdict(struct sk_msg_md *msg, struct conn *conn, voi
 	read_field(&rmem, conn->peer_sk, OFF_RMEM_ALLOC);
 	switch (sharing(conn, tcp)) {
 	case SHARING_NO:
-		/*
-		 * TCP joins small writes, a queue of messages does not: once a stream of
-		 * them has filled the queue it goes on by TCP until its reader has caught up.
-		 */
-		if (rmem && msg->size < SMALL_WRITE && conn->last_reason != REASON_NONE)
+		if (better_joined(conn, tcp, rmem, msg->size))
 			return REASON_SMALL_WRITES;
 		if ((rmem || msg->size >= SMALL_WRITE) &&
 		    (!has_room(conn, rmem, msg->size) || memory_is_short(tcp)))

@@ -259,6 +259,9 @@ def field_offsets() -> dict[str, int]:
         offsets["OFF_SOCKET_INODE"] = types.offset("socket_alloc", "vfs_inode.i_ino")
         inq = types.bit_offset("tcp_sock", "recvmsg_inq")
         offsets |= {"OFF_RECVMSG_INQ": inq // 8, "RECVMSG_INQ_MASK": 1 << inq % 8}
+        nonagle = types.bit_offset("tcp_sock", "nonagle")
+        # TCP_NAGLE_OFF is bit 0 (include/net/tcp.h).
+        offsets |= {"OFF_NONAGLE": nonagle // 8, "NAGLE_OFF": 1 << nonagle % 8}
         # SOCK_RCVBUF_LOCK is bit 1 of what is a bit field in some kernels, a byte in others.
         offsets["RCVBUF_LOCK"] = 2 << types.bit_offset("sock", "sk_userlocks") % 8
     except KeyError as error:

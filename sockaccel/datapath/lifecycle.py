@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 MAX_HANDSHAKES = 32_768
 # Below this size a stream of writes is better off with TCP, which joins them; bytes.
 SMALL_WRITE = 2_048
+# Below this one, from the second unread write on, where TCP joins what is not yet acknowledged.
+NAGLE_WRITE = 160
 # Unread bytes that a redirect may add up to where the reader left SO_RCVBUF alone.
 QUEUE_BYTES = 1 << 20
 # What the bookkeeping of unread redirected messages may take, uncharged, for a socket; bytes.
@@ -399,6 +401,7 @@ def _load(directory: Path, options: Options, lock: int) -> None:
                 "MAX_SOCKETS": 2 * options.max_connections,
                 "MAX_HANDSHAKES": MAX_HANDSHAKES,
                 "SMALL_WRITE": SMALL_WRITE,
+                "NAGLE_WRITE": NAGLE_WRITE,
                 "QUEUE_BYTES": QUEUE_BYTES,
                 "QUEUE_OVERHEAD": QUEUE_OVERHEAD,
             },

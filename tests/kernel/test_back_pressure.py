@@ -203,6 +203,32 @@ def test_a_slow_reader_gets_everything_in_order(lab: Lab) -> None:
     lab.expect_redirected(client)
 
 
+@pytest.mark.parametrize(
+    ("nodelay", "size", "redirected"),
+    [(0, 16, 1), (0, 1000, 40), (1, 16, 40)],
+    ids=["which TCP joins", "of some size", "which TCP does not join"],
+)
+def test_unread_tiny_writes_take_the_way_that_is_faster(
+    accelerated_lab: Lab, nodelay: int, size: int, redirected: int
+) -> None:
+    lab = accelerated_lab
+    hosts = lab.pair()
+    lab.start()
+    client, server = connect(lab, hosts, 0)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, nodelay)
+    stream, count = Stream(11), 40
+    for number in range(count):
+        client.send(stream.at(number * size, size))
+    read_all(server, stream, 0, count * size)
+    connection = lab.connection(client)
+    assert connection
+    assert connection["own"]["redirected_messages"] == redirected
+    # Nothing is unread any more.
+    client.send(stream.at(count * size, size))
+    assert lab.sent(client)[0] == (redirected + 1) * size
+    read_all(server, stream, count * size, (count + 1) * size)
+
+
 def write_some(sock: socket.socket, stream: Stream, offset: int, size: int) -> int:
     with patience(sock, 0):
         try:
