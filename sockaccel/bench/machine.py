@@ -11,6 +11,8 @@ from typing import Any
 
 from sockaccel.bench.process import run
 
+# Not results/, where what was measured goes.
+_MEASURED = ("bpf", "sockaccel", "benchmarks", ":!benchmarks/results")
 CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 
@@ -29,7 +31,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_commit() -> str | None:
-    """Return the commit of the source tree, "+changes" after it if it had any; None without one."""
+    """Return the commit of the source tree, "+changes" if what is measured differs; None without."""
     tree = Path(__file__).resolve().parents[2]
     git = shutil.which("git")
     if git is None or not (tree / ".git").exists():
@@ -37,8 +39,8 @@ def describe_commit() -> str | None:
     commit = run([git, "-C", str(tree), "rev-parse", "--short=12", "HEAD"])
     if commit.returncode != 0:
         return None
-    changes = run([git, "-C", str(tree), "status", "--porcelain"]).stdout.strip()
-    return commit.stdout.strip() + ("+changes" if changes else "")
+    changes = run([git, "-C", str(tree), "status", "--porcelain", "--", *_MEASURED])
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
 def _virtualisation() -> str | None:
