@@ -6,7 +6,7 @@ paired; what changed on the machine in between is part of what it measures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sockaccel.bench.result import Better, CaseResult, Metric, Result
 
 GAIN = f"{ACCELERATED} / {BASELINE}"
+TIMES = "x"
+"""The unit of a ratio."""
 SAME = ("cpu", "cores", "memory_bytes", "kernel", "virtualisation", "governor")
 """What of a machine must be equal, or the comparison is one of machines."""
 SAME_PARAMETERS = ("seconds", "quick", "policy")
@@ -89,7 +91,7 @@ def _changes(a: CaseResult, b: CaseResult) -> Iterator[Change]:
         if metric.name in known:
             before, after = (round_ratios(case, ACCELERATED, BASELINE, metric) for case in (a, b))
             if before and after and min(before) > 0:
-                yield _change(a.id, GAIN, metric, before, after)
+                yield _change(a.id, GAIN, replace(metric, unit=TIMES), before, after)
 
 
 def _change(
@@ -125,11 +127,11 @@ def _differences(a: Result, b: Result) -> Iterator[str]:
 
 def _cases(a: Result, b: Result) -> Iterator[str]:
     of_a, of_b = ({case.id: case for case in result.cases} for result in (a, b))
-    for name in [*of_a, *(each for each in of_b if each not in of_a)]:
-        mine, other = of_a.get(name), of_b.get(name)
-        if mine is None or other is None:
-            yield f"{name} is only in {'A' if mine else 'B'}"
-            continue
+    for file, alone in (("A", of_a.keys() - of_b.keys()), ("B", of_b.keys() - of_a.keys())):
+        if alone:
+            yield f"only in {file}: {', '.join(sorted(alone))}"
+    for name in (each for each in of_a if each in of_b):
+        mine, other = of_a[name], of_b[name]
         for file, case in (("A", mine), ("B", other)):
             if not case.valid:
                 yield f"{name} is INVALID in {file}: {case.all_problems[0]}"

@@ -31,7 +31,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_commit() -> str | None:
-    """Return the commit of the source tree, "+changes" if what is measured differs; None without."""
+    """Return the commit of the source tree, "+changes" if what is measured differs."""
     tree = Path(__file__).resolve().parents[2]
     git = shutil.which("git")
     if git is None or not (tree / ".git").exists():

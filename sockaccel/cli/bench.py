@@ -10,7 +10,7 @@ import click
 
 from sockaccel.bench.codec import encode
 from sockaccel.bench.compare import compare
-from sockaccel.bench.power import MIN_RUNS, power_of_case
+from sockaccel.bench.power import MAX_FALSE, MIN_FOUND, MIN_RUNS, power_of_case
 from sockaccel.bench.result import loads
 from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.cli.bench_output import (
@@ -32,7 +32,7 @@ from sockaccel.render.units import percent_text
 
 if TYPE_CHECKING:
     from sockaccel.bench.gate import Gate
-    from sockaccel.bench.power import CasePower
+    from sockaccel.bench.power import CasePower, Power
     from sockaccel.bench.result import CaseResult, Result
 
 GITHUB = "github"
@@ -156,7 +156,31 @@ def show_power(settings: Settings, file: Path, pairs: int | None, slow_down: flo
             for each in found
         ]
         click.echo(render_table(headers, rows, range(2, 8)))
+        click.echo(f"\n{_LEGEND}")
+    for each in found:
+        if not each.power.enough:
+            said = _shortfall(each.power, slow_down)
+            click.echo(f"NOT ENOUGH  {each.case}: {said}", err=True)
     return 0 if all(each.power.enough for each in found) else 1
+
+
+_LEGEND = (
+    "spread: standard deviation of the runs, slow drifts included. false alarms: differences\n"
+    "called between runs that do not differ. found: slow-downs called, of neighbouring runs.\n"
+    "needed: the fewest pairs that are enough."
+)
+
+
+def _shortfall(power: Power, slow_down: float) -> str:
+    if power.false_alarms > MAX_FALSE:
+        return (
+            f"{percent_text(power.false_alarms)} false alarms,"
+            f" at most {percent_text(MAX_FALSE)} are allowed"
+        )
+    return (
+        f"{slow_down:g}% slower is found in {percent_text(power.found)},"
+        f" at least {percent_text(MIN_FOUND)} are asked for"
+    )
 
 
 def _power(case: CaseResult, file: Path, pairs: int | None, slow_down: float) -> CasePower:
@@ -165,7 +189,7 @@ def _power(case: CaseResult, file: Path, pairs: int | None, slow_down: float) ->
     except ValueError as error:
         raise InputError(
             f"cannot use '{case.id}' in '{file}': {error}",
-            f"sockaccel bench run {case.scenario} --arm accelerated --pairs {MIN_RUNS} --save FILE",
+            f"sockaccel bench run {case.id} --arm accelerated --pairs {MIN_RUNS} --save FILE",
         ) from error
 
 

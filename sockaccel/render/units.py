@@ -54,7 +54,9 @@ def value_text(value: float) -> str:
 
 
 def figure_text(value: float, unit: str) -> str:
-    """Return a figure of a benchmark in its unit; bytes as a size, with its own unit."""
+    """Return a figure of a benchmark in its unit; sizes and ratios bring their own."""
+    if unit == "x":
+        return times_text(value)
     return bytes_text(round(value)) if unit in ("bytes", "bytes/s") else value_text(value)
 
 

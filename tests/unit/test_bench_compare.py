@@ -73,10 +73,10 @@ def test_cases_of_one_file_invalid_ones_and_other_parameters_are_doubts() -> Non
     )
     comparison = compare(a, b)
     assert comparison.doubts == [
+        "only in A: echo/1024B",
+        "only in B: echo/1B",
         "nginx-lb/keepalive-on was not the same: connections_each is 1 in A and 2 in B",
         "echo/64B is INVALID in B: why",
-        "echo/1024B is only in A",
-        "echo/1B is only in B",
     ]
     assert {each.case for each in comparison.changes} == {"nginx-lb/keepalive-on"}
 

@@ -127,7 +127,9 @@ def test_a_textbook_program_that_only_saves_headers_does_not_count() -> None:
     assert list(problems_of_round(runs)) == [Arm.TEXTBOOK]
 
 
-@pytest.mark.parametrize(("redirected", "tcp", "counts"), [(1500, 500, True), (1900, 100, False)])
+@pytest.mark.parametrize(
+    ("redirected", "tcp", "counts"), [(0, 2000, True), (1500, 500, True), (1900, 100, False)]
+)
 def test_headers_prove_nothing_where_much_of_a_stream_of_small_writes_took_tcp(
     redirected: int, tcp: int, counts: bool
 ) -> None:

@@ -201,7 +201,7 @@ def test_what_cannot_be_run_is_left_out_and_said(
     done = run()
     assert session.plan
     assert {each.name for each in session.plan.scenarios} == {
-        "echo", "echo-rate", "stream", "connect", "slow-reader",
+        "echo", "echo-rate", "stream", "stream-default", "connect", "slow-reader",
     }  # fmt: skip
     assert (
         LeftOut("redis", "'redis-server' is not installed", "apt-get install redis-server")

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 LEGEND = (
     "Arms: medians of their runs. Ratio: median of the rounds' ratios; interval: 95 %, by"
-    " signed ranks. ~: no difference that so many runs can tell."
+    " signed ranks. ~: no difference that so many runs can tell, or one below 0.5 %."
 )
 COMPARISON_LEGEND = (
     "A, B: medians of their runs. Ratio: of the medians; interval: 95 %, by rank sums, not"
-    " paired. ~: no difference that so many runs can tell."
+    " paired. ~: no difference that so many runs can tell, or one below 0.5 %."
 )
 OVERVIEW = "overview: ratio and CPU time are accelerated / baseline"
 NONE = "-"
@@ -123,9 +123,11 @@ def _warning(alike: list[tuple[str, Advice]]) -> Notice:
 def _facts(result: Result) -> list[str]:
     versions = ", ".join(f"{name} {text}" for name, text in result.versions.items() if text)
     given = ", ".join(
-        f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        name
+        if value is True
+        else f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in result.parameters.items()
-        if value is not None
+        if value is not None and value is not False
     )
     return [
         f"Measured {result.started}, {given or 'no parameters'}.",
@@ -212,7 +214,7 @@ def interval_text(ratio: Ratio | Change) -> str:
 
 def verdict(ratio: Ratio | Change, better: Better) -> str:
     """Return in a word what a ratio says."""
-    if not ratio.distinguishable:
+    if not ratio.distinguishable or times_text(ratio.low) == times_text(ratio.high) == "1.00x":
         return "~"
     return "better" if (ratio.low > 1) == (better is Better.HIGHER) else "WORSE"
 
