@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# What is measured must not depend on how this host is configured.
-COMMAND = (sys.executable, "-m", "sockaccel", "--config", os.devnull)
+# What is measured must not depend on how this host is configured, nor (-P) on the directory.
+COMMAND = (sys.executable, "-P", "-m", "sockaccel", "--config", os.devnull)
 SCHEMA = "sockaccel.status/1"
 EXIT_ACTIVE, EXIT_INACTIVE = 0, 3
 
@@ -86,7 +86,10 @@ class Accelerator:
                 done = self._checked("enable", self._options, ["-o", "json"])
         finally:
             self.disable()
-        return bool(json.loads(done.stdout)["trial"]["fionread_right"])
+        try:
+            return bool(json.loads(done.stdout)["trial"]["fionread_right"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BenchError(f"cannot read what enable found: {done.stdout[:200]!r}") from error
 
     def disable(self) -> None:
         """Switch it off, if enable was called."""

@@ -52,7 +52,7 @@ _WEB = """\
     open_file_cache_valid 1h;
     server {{
         listen {address}:{port} backlog=4096;
-        root {root};
+        root "{root}";
     }}
 """
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sockaccel.errors import BenchError, HostError
@@ -107,11 +108,14 @@ class Child:
         with hold():
             if self.running():
                 self._popen.send_signal(signum)
-                try:
-                    self._popen.communicate(timeout=grace_s)
-                except subprocess.TimeoutExpired:
-                    os.killpg(self._popen.pid, signal.SIGKILL)
-            self._popen.communicate()
+            # Until its output ends: what it has left behind, if somebody killed it, holds that.
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.communicate(timeout=grace_s)
+                return
+            with suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.communicate(timeout=grace_s)
 
 
 def run(

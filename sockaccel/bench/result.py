@@ -8,6 +8,7 @@ and metrics; a time is in seconds (``_s``, ``seconds``) or microseconds (``_us``
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,8 @@ from sockaccel.bench.codec import decode, encode
 from sockaccel.errors import InputError
 
 NAME, VERSION = "sockaccel.bench", 1
+LARGEST = 1e18
+"""What no metric exceeds in its unit."""
 SCHEMA = f"{NAME}/{VERSION}"
 BASELINE = "baseline"
 ACCELERATED = "accelerated"
@@ -281,13 +284,13 @@ def loads(text: str, source: str) -> Result:
 
     """
     try:
-        data: Any = json.loads(text)
-    except ValueError as error:
+        data: Any = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
         raise _unreadable(source, f"no JSON: {error}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     name, _, version = schema.partition("/") if isinstance(schema, str) else ("", "", "")
-    if name != NAME or not version.isdecimal():
-        raise _unreadable(source, f"its schema is {schema!r}, not '{SCHEMA}'")
+    if name != NAME or not version.isdecimal() or len(version) > 9:
+        raise _unreadable(source, f"its schema is {schema!r:.60}, not '{SCHEMA}'")
     if int(version) != VERSION:
         raise InputError(
             f"cannot read result '{source}': its schema is '{schema}', this version reads"
@@ -295,9 +298,38 @@ def loads(text: str, source: str) -> Result:
             "use the version of sockaccel that wrote it, or a later one",
         )
     try:
-        return decode(Result, data)
-    except ValueError as error:
+        result = decode(Result, data)
+        _check(result)
+    except (ValueError, OverflowError, RecursionError) as error:
         raise _unreadable(source, str(error)) from error
+    return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _check(result: Result) -> None:
+    """Raise ValueError for what fits the schema and no measurement."""
+    for case in result.cases:
+        if not case.arms or not case.metrics:
+            raise ValueError(f"{case.id!r} has no arm or no metric")
+        for run in case.runs:
+            for name, value in run.metrics.items():
+                if not 0 <= value <= LARGEST:
+                    raise ValueError(f"{name} of a run of {case.id!r} is {value:g}")
+    texts = [
+        *(text for case in result.cases for text in (case.scenario, case.case, case.title)),
+        result.id,
+        result.started,
+        *map(str, result.machine.values()),
+    ]
+    for text in texts:
+        if not text.isprintable():
+            raise ValueError(f"{text!r:.60} has characters that cannot be shown")
 
 
 def _unreadable(source: str, why: str) -> InputError:

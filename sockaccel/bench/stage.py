@@ -152,6 +152,7 @@ class Stage(Built):
             cost.client_ended(client.watch)
             ports = self.lab.port_bytes() - ports
             counters = self._counters()
+            others_on = others_on or (arm is not Arm.ACCELERATED and self._is_on())
             cost.end_of(self._end_children)
         finally:
             self._off()

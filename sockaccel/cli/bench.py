@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ from sockaccel.bench.compare import compare
 from sockaccel.bench.power import MAX_FALSE, MIN_FOUND, MIN_RUNS, power_of_case
 from sockaccel.bench.result import loads
 from sockaccel.bench.stats import MIN_PAIRS
+from sockaccel.bench.summary import conclude
 from sockaccel.cli.bench_output import (
     FORMS,
     check_writable,
     exit_code,
+    finite,
     gate_option,
     write,
     write_github,
@@ -125,6 +128,7 @@ def compare_files(settings: Settings, a: Path, b: Path) -> None:
     type=click.FloatRange(0, 100, min_open=True, max_open=True),
     default=5.0,
     show_default=True,
+    callback=finite,
     metavar="PERCENT",
     help="What is to be found.",
 )
@@ -137,7 +141,10 @@ def show_power(settings: Settings, file: Path, pairs: int | None, slow_down: flo
     in. Exit 1: a difference is called where there is none in more than 8 %, or the
     slow-down is found in less than 80 %, in one of the cases.
     """
-    found = [_power(case, file, pairs, slow_down / 100) for case in read(file).cases]
+    result = read(file)
+    if not result.valid:
+        raise InputError(f"cannot use '{file}': it is not valid", f"sockaccel bench report {file}")
+    found = [_power(case, file, pairs, slow_down / 100) for case in result.cases]
     if settings.json:
         print_json("sockaccel.bench-power/1", cases=encode(found))
     else:
@@ -210,4 +217,11 @@ def read(path: Path) -> Result:
         raise InputError(
             f"cannot read result '{path}': it is no text", "sockaccel bench run --save FILE"
         ) from error
-    return loads(found, str(path))
+    result = loads(found, str(path))
+    for case in result.cases:
+        if conclude(replace(case, ratios=[])).ratios != case.ratios:
+            raise InputError(
+                f"cannot read result '{path}': the ratios of '{case.id}' are not those of its runs",
+                "sockaccel bench run --save FILE",
+            )
+    return result

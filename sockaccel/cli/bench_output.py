@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,25 +56,39 @@ class Outputs:
         """
         for path in (self.save, self.html, self.markdown, self.junit, self.github):
             if path is not None:
-                check_writable(path)
+                check_writable(path, directory=path is self.github)
 
-    def store(self, result: Result) -> None:
-        """Write the raw result, if asked for; also in between, so that nothing is lost."""
-        if self.save:
-            write(self.save, dumps(result))
+    def keep(self, result: Result) -> None:
+        """Write the raw result, if asked for, in between; and say what goes wrong."""
+        try:
+            if self.save:
+                write(self.save, dumps(result))
+        except InputError as error:
+            click.echo(f"Warning: {error}", err=True)
 
     def write(self, result: Result) -> None:
-        """Write every file."""
-        self.store(result)
+        """Write every file.
+
+        Raises:
+            InputError: one could not be written; the others are.
+
+        """
+        errors: list[InputError] = []
         for path, form in (
+            (self.save, dumps),
             (self.html, as_html),
             (self.markdown, as_markdown),
             (self.junit, as_junit),
         ):
             if path:
-                write(path, form(result))
+                try:
+                    write(path, form(result))
+                except InputError as error:
+                    errors.append(error)
         if self.github:
             write_github(self.github, result)
+        if errors:
+            raise errors[0]
 
 
 def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,6 +124,13 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _gates(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[Gate, ...]:
     return tuple(gates.parse(text) for text in texts)
+
+
+def finite(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is no number: click takes it for one within every range."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("it is not a number.", param=parameter)
+    return value
 
 
 _FILE = click.Path(path_type=Path)
@@ -166,8 +188,8 @@ def write_github(directory: Path, result: Result) -> None:
         write(directory / name, text)
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a path in a directory that is missing or not writable.
+def check_writable(path: Path, *, directory: bool = False) -> None:
+    """Refuse a path in a directory that is missing or not writable, or that is something else.
 
     Raises:
         InputError: the directory is that.
@@ -177,6 +199,8 @@ def check_writable(path: Path) -> None:
         raise _unwritable(path, FileNotFoundError(errno.ENOENT, ""))
     if not os.access(path.parent, os.W_OK):
         raise _unwritable(path, PermissionError(errno.EACCES, ""))
+    if path.is_dir() != directory and os.path.lexists(path):
+        raise _unwritable(path, OSError(errno.ENOTDIR if directory else errno.EISDIR, ""))
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

@@ -22,7 +22,7 @@ class ProgressLine:
     def __init__(self, runs: int) -> None:
         self._runs = runs
         self._done = 0
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr is not None and sys.stderr.isatty()
 
     def __call__(self, progress: Progress) -> None:
         """Show a run that begins or has ended."""

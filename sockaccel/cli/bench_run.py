@@ -16,7 +16,7 @@ from sockaccel.bench.runner import Plan, arms_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
 from sockaccel.bench.stage import Setting, default_policy
 from sockaccel.bench.stats import MIN_PAIRS
-from sockaccel.cli.bench_output import FORMS, exit_code, result_options
+from sockaccel.cli.bench_output import FORMS, exit_code, finite, result_options
 from sockaccel.cli.bench_progress import ProgressLine
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.errors import HostError, InputError
@@ -44,11 +44,11 @@ _K0 = (
 def _parameter(text: str) -> tuple[str, Any]:
     """Return name and value of a setting; what is no value of TOML is a text."""
     name, equals, value = text.partition("=")
-    if not (name and equals and value):
+    if not (name and equals and value) or "\n" in text:
         raise InputError(f"cannot set '{text}': it is not NAME=VALUE", "--set sendfile=true")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return name, value
 
 
@@ -67,6 +67,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 @click.option(
     "--seconds",
     type=click.FloatRange(0.1, 3600),
+    callback=finite,
     help="Length of a run. Default: the scenario's own.",
 )
 @click.option(
@@ -161,10 +162,11 @@ def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], output
     if plan.setting.topology == "docker":
         say("Starting a Docker daemon for this alone, with images of this machine's own programs.")
     progress = ProgressLine(plan.runs())
-    result, interrupted = run_plan(plan, left_out, report=progress, store=outputs.store)
+    result, interrupted = run_plan(plan, left_out, report=progress, store=outputs.keep)
     progress.clear()
-    outputs.write(result)
+    # First: a file that cannot be written must not lose it.
     click.echo(FORMS["json" if settings.json else "table"](result), nl=not settings.json)
+    outputs.write(result)
     if interrupted:
         say(f"Interrupted by {interrupted}; everything was removed.")
         return interrupted.exit_code

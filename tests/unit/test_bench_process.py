@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -63,3 +64,15 @@ def test_a_failure_to_prepare_is_an_error() -> None:
 
     with pytest.raises(BenchError, match="cannot run 'true'"):
         Child(["true"], prepare=prepare)
+
+
+def test_what_a_killed_child_left_behind_is_ended_and_not_waited_for() -> None:
+    script = "import subprocess; print('ready', flush=True); subprocess.run(['sleep', '60'])"
+    child = python(script)
+    child.await_ready("it", 10.0)
+    os.kill(child.pid, signal.SIGKILL)
+    start = time.monotonic()
+    child.end(grace_s=0.5)
+    assert time.monotonic() - start < 20
+    assert child._popen.stdout
+    assert child._popen.stdout.closed, "somebody still holds it"

@@ -166,6 +166,10 @@ def said(text: str) -> InputError:
         ('{"schema": "sockaccel.status/1"}', "its schema is 'sockaccel.status/1'"),
         ('{"schema": "sockaccel.bench/x"}', "its schema is 'sockaccel.bench/x'"),
         ('{"schema": "sockaccel.bench/1"}', "id is missing"),
+        (f'{{"schema": "sockaccel.bench/{"9" * 5000}"}}', "its schema is 'sockaccel.bench/999"),
+        ("[" * 200_000, "no JSON"),
+        ('{"schema": 1e999}', "no JSON: 1e999 is not a finite number"),
+        ('{"schema": NaN}', "no JSON: NaN is not a finite number"),
     ],
 )
 def test_what_is_no_result_is_refused(text: str, reason: str) -> None:
@@ -182,6 +186,30 @@ def test_a_result_that_contradicts_itself_is_refused(full: model.Result) -> None
     data = json.loads(dumps(full))
     data["cases"][-1]["valid"] = True
     assert "cases[7].valid is True, but the rest of it says False" in str(said(json.dumps(data)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("cases.0.metrics", [], "has no arm or no metric"),
+        ("cases.0.arms", [], "has no arm or no metric"),
+        ("cases.0.runs.0.metrics.req_s", -1.0, "req_s of a run of"),
+        ("cases.0.runs.0.metrics.req_s", 1e300, "req_s of a run of"),
+        ("cases.0.runs.0.seconds", 10**400, "too large"),
+        ("cases.0.title", "\x1b[2J", "has characters that cannot be shown"),
+        ("machine.cpu", "\ud800", "has characters that cannot be shown"),
+    ],
+)
+def test_what_no_measurement_can_have_found_is_refused(
+    full: model.Result, path: str, value: object, reason: str
+) -> None:
+    data = json.loads(dumps(full))
+    *steps, last = path.split(".")
+    place = data
+    for step in steps:
+        place = place[int(step)] if step.isdecimal() else place[step]
+    place[last] = value
+    assert reason in str(said(json.dumps(data)))
 
 
 def test_a_case_that_was_not_concluded_is_not_valid() -> None:

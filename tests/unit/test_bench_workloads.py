@@ -13,7 +13,7 @@ from sockaccel.bench.workloads import CLIENTS, SERVERS, http
 from sockaccel.bench.workloads.base import compact, latency_values
 from sockaccel.bench.workloads.postgres import parse_pgbench, read_logs
 from sockaccel.bench.workloads.redis import parse_csv
-from sockaccel.bench.workloads.sockets import compile_sockets, parse_client
+from sockaccel.bench.workloads.sockets import SocketClient, compile_sockets, parse_client
 from sockaccel.errors import BenchError, HostError
 
 if TYPE_CHECKING:
@@ -113,6 +113,15 @@ def test_the_socket_client_is_read() -> None:
 def test_a_socket_client_that_says_nothing_usable_is_an_error(text: str) -> None:
     with pytest.raises(BenchError, match="what the client said"):
         parse_client(text)
+
+
+@pytest.mark.parametrize(("operations", "problems"), [(950, 0), (949, 1)])
+def test_a_fixed_rate_that_is_not_reached_is_a_problem(operations: int, problems: int) -> None:
+    client = SocketClient("echo", 64, connections=2, rate=1000)
+    said = parse_client(json.dumps(SOCKETS | {"operations": operations}))
+    outcome = client._outcome([], said)
+    assert len(outcome.problems) == problems
+    assert outcome.problems == ["949 messages, 1000 were due"] * problems
 
 
 def test_no_compiler_is_said_with_what_to_install(

@@ -241,6 +241,32 @@ def test_what_could_not_be_written_is_refused_before_measuring(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_cannot_be_written_does_not_keep_the_others_from_it(tmp_path: Path) -> None:
+    made = outputs(save=tmp_path / ("x" * 300), html=tmp_path / "page")
+    made.keep(GOOD)
+    with pytest.raises(InputError, match="ENAMETOOLONG"):
+        made.write(GOOD)
+    assert (tmp_path / "page").read_text().startswith("<!DOCTYPE")
+
+
+def test_a_directory_for_a_file_is_refused_and_a_file_for_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, path in (("save", tmp_path), ("html", tmp_path), ("github", tmp_path / "file")):
+        with pytest.raises(InputError, match=r"EISDIR|ENOTDIR"):
+            outputs(**{name: path}).check()
+
+
+def test_ratios_that_are_not_those_of_the_runs_are_refused(
+    bench: Callable[..., Done], good: Path
+) -> None:
+    data = json.loads(good.read_text())
+    data["cases"][0]["ratios"][0] |= {"median": 9.0, "low": 8.9, "high": 9.1}
+    good.write_text(json.dumps(data))
+    assert (
+        "the ratios of 'nginx-lb/keepalive-on' are not those" in refused(bench("report", good))[0]
+    )
+
+
 def test_a_link_or_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     link.symlink_to(target)

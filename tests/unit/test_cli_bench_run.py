@@ -164,7 +164,13 @@ def test_a_kernel_that_leaves_nginx_on_tcp_is_measured_with_the_other_policy_and
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--pairs", "5"], ["--seconds", "0"], ["--arm", "baseline"], ["--topology", "vm"]],
+    [
+        ["--pairs", "5"],
+        ["--seconds", "0"],
+        ["--seconds", "nan"],
+        ["--arm", "baseline"],
+        ["--topology", "vm"],
+    ],
 )
 def test_unusable_options_are_refused(session: Session, arguments: list[str]) -> None:
     done = CliRunner().invoke(cli, ["bench", "run", *arguments])

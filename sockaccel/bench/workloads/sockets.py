@@ -28,6 +28,7 @@ PROGRAM = "sockets"
 PORT = 7007
 MODES = ("echo", "stream", "connect")
 START_TIMEOUT_S = 5.0
+LEAST_OF_RATE = 0.95
 COMPILER_PACKAGES = "gcc libc6-dev"
 COMPILER = Tool("cc", COMPILER_PACKAGES)
 
@@ -104,13 +105,16 @@ class SocketClient:
         return Load.FIXED_RATE if self.rate else Load.SATURATION
 
     def _outcome(self, argv: list[str], said: Said) -> Outcome:
-        outcome = Outcome(said.operations, said.seconds, said.bytes, {}, argv)
         if self.streams:
-            outcome.metrics["bytes_s"] = said.bytes / said.seconds
-            return outcome
+            rate = {"bytes_s": said.bytes / said.seconds}
+            return Outcome(said.operations, said.seconds, said.bytes, rate, argv)
         latency = Latency(self._load, said.histogram)
         metrics = {"req_s": said.operations / said.seconds, **latency_values(latency)}
-        return Outcome(said.operations, said.seconds, said.bytes, metrics, argv, latency=latency)
+        outcome = Outcome(said.operations, said.seconds, said.bytes, metrics, argv, latency=latency)
+        due = self.rate * self.connections * said.seconds
+        if said.operations < LEAST_OF_RATE * due:
+            outcome.problems.append(f"{said.operations} messages, {due:.0f} were due")
+        return outcome
 
 
 @dataclass(frozen=True)
