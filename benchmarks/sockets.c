@@ -96,6 +96,10 @@ static void set_address(char **args)
 	if (strcmp(args[0], "unix") == 0) {
 		struct sockaddr_un *local = (struct sockaddr_un *)&address;
 
+		if (strlen(args[1]) >= sizeof(local->sun_path)) {
+			errno = ENAMETOOLONG;
+			die("use the socket's path");
+		}
 		local->sun_family = AF_UNIX;
 		strncpy(local->sun_path, args[1], sizeof(local->sun_path) - 1);
 		address_length = sizeof(*local);
