@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernel.harness import IPV4_B, Host, Lab
+from kernel.harness import IPV4_B, Host, Lab, removed
 from kernel.memory import MIB, Filled, slab_memory, tcp_memory, tcp_memory_at_rest
 
 from .build import build
@@ -130,16 +130,8 @@ def table(
 def run_memory(seconds: float | None = None) -> Iterator[Row]:
     """Measure the whole table, for so many seconds at most; leave nothing behind."""
     until = time.monotonic() + (seconds or math.inf)
-    lab = Lab("accelerated")
-    try:
-        try:
-            for row in table(lab):
-                yield row
-                if time.monotonic() > until:
-                    break
-        finally:
-            lab.close()
-        left = lab.left_behind()
-        assert not left, f"left behind: {left}"
-    finally:
-        lab.scrub()
+    with removed(Lab("accelerated")) as lab:
+        for row in table(lab):
+            yield row
+            if time.monotonic() > until:
+                break
