@@ -67,7 +67,10 @@ def test_a_failure_to_prepare_is_an_error() -> None:
 
 
 def test_what_a_killed_child_left_behind_is_ended_and_not_waited_for() -> None:
-    script = "import subprocess; print('ready', flush=True); subprocess.run(['sleep', '60'])"
+    script = (
+        "import subprocess; left = subprocess.Popen(['sleep', '60']);"
+        " print('ready', flush=True); left.wait()"
+    )
     child = python(script)
     child.await_ready("it", 10.0)
     os.kill(child.pid, signal.SIGKILL)
