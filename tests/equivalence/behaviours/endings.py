@@ -377,7 +377,9 @@ def dissolve(s: Stage) -> None:
 @scenario("Close on one side, use on the other, ten connections in turn on one tuple", rows="1 4")
 def reused_tuple(s: Stage) -> None:
     listener = s.listen()
-    source = None
+    # bind() picks a port that is free; connect() may pick one that an earlier connection to
+    # another port still has in TIME-WAIT, and which bind() then refuses the second time.
+    source = ("", 0)
     for number in range(10):
         client, server = s.connect(listener, source=source)
         source = client.getsockname()[:2]
