@@ -91,14 +91,19 @@ class BenchError(SockaccelError):
     """A measurement failed or is not valid."""
 
 
+def printable(text: str) -> str:
+    """Return a text with what is not printable escaped, line ends among it."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def one_line(value: str) -> str:
     """Return a value of somebody else's as a message can show it: escaped, and not too long.
 
     Else a label could write lines of its own into a log, or move the cursor of who reads it.
     """
-    escaped = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
-    )
+    escaped = printable(value)
     return escaped if len(escaped) <= _SHOWN else f"{escaped[:_SHOWN]}…"
 
 

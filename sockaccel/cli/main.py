@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +16,11 @@ from sockaccel.cli import values
 from sockaccel.errors import SockaccelError, reason
 from sockaccel.render import options
 from sockaccel.render.errors import show
+from sockaccel.render.usage import show_usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_NAME = "sockaccel"
 _COMMANDS = {
     "enable": "sockaccel.cli.enable",
     "agent": "sockaccel.cli.agent",
@@ -127,16 +129,26 @@ def cli(context: click.Context, output: str, pin_dir: Path, color: str, debug: b
     context.obj = Settings(output, pin_dir, color, debug)
 
 
+def _asked_for(words: Sequence[str]) -> click.Context:
+    """Return the command that is meant, for errors of which click does not say whose they are."""
+    context = click.Context(cli, info_name=_NAME)
+    for word in words:
+        if isinstance(context.command, click.Group):
+            found = context.command.get_command(context, word)
+            context = click.Context(found, context, word) if found else context
+    return context
+
+
 def main() -> None:
     """Run the command line; turn errors into one line, a hint and an exit code."""
     switch = os.environ.get("SOCKACCEL_DEBUG", "")
     debug = "--debug" in sys.argv or switch.lower() in ("1", "true", "t", "yes", "y", "on")
     try:
-        result = cli.main(standalone_mode=False)
+        result = cli.main(prog_name=_NAME, standalone_mode=False)
     except click.Abort:
         sys.exit(130)
-    except click.ClickException as error:
-        error.show()
+    except click.UsageError as error:
+        show_usage(error, _asked_for(sys.argv[1:]))
         sys.exit(error.exit_code)
     except SockaccelError as error:
         if debug:

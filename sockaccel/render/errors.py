@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sockaccel.errors import printable
+
 if TYPE_CHECKING:
     from sockaccel.errors import SockaccelError
 
 
 def show(error: SockaccelError) -> None:
-    """Print an error and its hint on stderr."""
-    click.echo(f"Error: {error}", err=True)
+    """Print an error and its hint on stderr: one line each, whatever a value in them holds."""
+    click.echo(f"Error: {printable(str(error))}", err=True)
     if error.hint:
-        click.echo(f"Hint: {error.hint}", err=True)
+        click.echo(f"Hint: {printable(error.hint)}", err=True)

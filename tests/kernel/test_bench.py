@@ -208,7 +208,7 @@ def test_the_quickstart_refuses_what_bench_run_does_not_know() -> None:
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 2, done.stderr
-        assert "No such option" in done.stderr
+        assert "there is no such option" in done.stderr
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

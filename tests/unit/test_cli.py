@@ -191,9 +191,129 @@ def test_help_names_the_options_of_the_interface(run: Run) -> None:
     ids=" ".join,
 )
 def test_what_is_no_option_or_value_is_a_usage_error(run: Run, args: list[str]) -> None:
-    done = run(*args, code=2)
+    done = run("-o", "json", *args, code=2)
     assert done.stdout == ""
-    assert sum(line.startswith("Error: ") for line in done.stderr.splitlines()) == 1
+    error_lines(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "hint"),
+    [
+        ("enabel", "run 'sockaccel enabel': there is no such command", "sockaccel enable"),
+        ("qqq", "run 'sockaccel qqq': there is no such command", "sockaccel --help"),
+        (
+            "scope lst",
+            "run 'sockaccel scope lst': there is no such command",
+            "sockaccel scope list",
+        ),
+        (
+            "enable --port 80",
+            "use option '--port' of 'sockaccel enable': there is no such option",
+            "sockaccel enable --ports LIST",
+        ),
+        (
+            "enable --qqq",
+            "use option '--qqq' of 'sockaccel enable': there is no such option",
+            "sockaccel enable --help",
+        ),
+        (
+            "disable --pin-dir /sys/fs/bpf/x",
+            "use option '--pin-dir' of 'sockaccel' here: it stands before the command",
+            "sockaccel --pin-dir /sys/fs/bpf/sockaccel disable",
+        ),
+        (
+            "agent --debug",
+            "use option '--debug' of 'sockaccel' here: it stands before the command",
+            "sockaccel --debug agent",
+        ),
+        (
+            "enable --scope dockr",
+            "use option '--scope': 'dockr' is not one of 'docker', 'all'",
+            "--scope docker",
+        ),
+        (
+            "enable --scope al",
+            "use option '--scope': 'al' is not one of 'docker', 'all'",
+            "--scope all",
+        ),
+        (
+            "enable --max-connections x",
+            "use option '--max-connections': 'x' is not an integer",
+            "--max-connections 65536",
+        ),
+        ("disable --wait x", "use option '--wait': 'x' is not a number", "--wait SECONDS"),
+        (
+            "disable --wait",
+            "use option '--wait': it requires an argument",
+            "sockaccel disable --wait SECONDS",
+        ),
+        (
+            "--debug=1 disable",
+            "use option '--debug': it does not take a value",
+            "sockaccel --debug",
+        ),
+        (
+            "scope exclude",
+            "run 'sockaccel scope exclude': NAME... is missing",
+            "sockaccel scope exclude NAME...",
+        ),
+        (
+            "bench compare a",
+            "run 'sockaccel bench compare': B is missing",
+            "sockaccel bench compare A B",
+        ),
+        (
+            "status more",
+            "run 'sockaccel status': got unexpected extra argument (more)",
+            "sockaccel status --help",
+        ),
+    ],
+)
+def test_a_usage_error_says_what_is_wrong_and_one_thing_to_type(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: str,
+    error: str,
+    hint: str,
+) -> None:
+    assert in_process(monkeypatch, *args.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert error_lines(captured.err) == (f"Error: cannot {error}", f"Hint: {hint}")
+
+
+@pytest.mark.parametrize("name", ["SOCKACCEL_SCOPE", "SOCKACCEL_ENABLE_SCOPE", "SOCKACCEL_OUTPUT"])
+def test_a_variable_that_is_wrong_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv(name, "x")
+    assert in_process(monkeypatch, "enable", "--dry-run") == 2
+    error, hint = error_lines(capsys.readouterr().err)
+    assert error.startswith(f"Error: cannot use variable '{name}': 'x' is not one of ")
+    assert hint == f"Hint: unset {name}"
+
+
+def test_without_a_command_the_help_is_shown_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert in_process(monkeypatch, "scope") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    *shown, error, hint = captured.err.splitlines()
+    assert shown[0].startswith("Usage: sockaccel scope ")
+    assert error == "Error: cannot run 'sockaccel scope': no command is given"
+    assert hint == "Hint: sockaccel scope COMMAND --help"
+
+
+@pytest.mark.parametrize(
+    "args", [["enable", "--scope=all", "--cgroup"], ["status"], ["enable", "--scope"]]
+)
+def test_whatever_a_value_holds_an_error_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str]
+) -> None:
+    assert in_process(monkeypatch, *args, "/no\nHint: rm\x1b[2J") == 2
+    error, _ = error_lines(capsys.readouterr().err)
+    assert "/no\\nHint: rm\\x1b[2J" in error
 
 
 def test_ports_that_are_none_are_refused_before_anything_else(run: Run) -> None:

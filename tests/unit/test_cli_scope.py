@@ -349,7 +349,10 @@ def test_without_docker_nothing_is_overridden(host: Host, run: Run) -> None:
 
 @pytest.mark.parametrize("verb", ["exclude", "include", "reset"])
 def test_a_name_is_needed(run: Run, verb: str) -> None:
-    assert "Missing argument 'NAME...'" in run("scope", verb, code=2)[1]
+    assert run("scope", verb, code=2)[1] == (
+        f"Error: cannot run 'sockaccel scope {verb}': NAME... is missing\n"
+        f"Hint: sockaccel scope {verb} NAME...\n"
+    )
 
 
 def test_help_says_what_the_commands_are(run: Run) -> None:
