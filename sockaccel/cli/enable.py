@@ -103,9 +103,12 @@ def _select(options: Options, named: list[Namespace]) -> Selection:
     try:
         found = tuple(members(snapshot(options.docker_host)))
     except DockerError as error:
-        if not named or options.docker_host:
+        absent = not options.docker_host and _docker_is_absent()
+        if absent and not named:  # a host without Docker has its namespaces by other means
+            error.hint = "sockaccel enable --netns /run/netns/NAME"
+        if options.docker_host or not named:
             raise
-        if not _docker_is_absent():
+        if not absent:
             click.echo(f"Warning: {error}", err=True)
         return Selection(None, options.selection, host, cookies)
     return Selection(found, options.selection, host, cookies)

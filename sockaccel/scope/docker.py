@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 _SCHEME = "unix://"
+_LOOK = "systemctl status docker"
 _TIMEOUT_S = 10  # for each request; a healthy daemon answers in milliseconds
 # An answer that is not what a daemon says. requests raises OSErrors, some of which are ValueErrors.
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
@@ -251,7 +253,10 @@ def _check_socket(url: str) -> None:
         except OSError as error:
             # A path longer than a Unix socket's can be has no number.
             why = reason(error) if error.errno else str(error)
-            raise _cannot_reach(url, why) from error
+            # Only where nobody listens is there anything to start.
+            start = error.errno in (errno.ENOENT, errno.ECONNREFUSED)
+            hint = "systemctl start docker" if start else _LOOK
+            raise _cannot_reach(url, why, hint) from error
 
 
 def _why(error: Exception) -> str:
@@ -261,8 +266,6 @@ def _why(error: Exception) -> str:
     return f"timed out after {_TIMEOUT_S} s" if "timed out" in str(error) else str(error)
 
 
-def _cannot_reach(url: str, why: str) -> DockerError:
-    return DockerError(
-        f"cannot reach Docker at '{url}': {why}",
-        "start Docker, name namespaces with --netns PATH, or use --scope all",
-    )
+def _cannot_reach(url: str, why: str, hint: str = _LOOK) -> DockerError:
+    # The hint is for every command; `enable` has another way to go on, and says so itself.
+    return DockerError(f"cannot reach Docker at '{url}': {why}", hint)

@@ -396,6 +396,28 @@ def test_options_that_contradict_each_other_are_refused(
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        ([], "sockaccel enable --netns /run/netns/NAME"),
+        (["--docker-host", "unix:///nowhere/d.sock"], "systemctl start docker"),
+    ],
+    ids=["a host without Docker", "one that was named"],
+)
+def test_enable_without_docker_says_what_else_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[Options],
+    args: list[str],
+    hint: str,
+) -> None:
+    monkeypatch.setattr(docker, "_SOCKETS", ("/nowhere/docker.sock",))
+    monkeypatch.setattr(lifecycle, "is_enabled", lambda *_: False)
+    monkeypatch.setattr("sockaccel.cli.enable.netns_cookie", lambda: 1)
+    assert in_process(monkeypatch, "enable", "--dry-run", *args) == 78
+    assert error_lines(capsys.readouterr().err)[1] == f"Hint: {hint}"
+
+
 def test_programs_are_part_of_the_options_in_whatever_order_they_come(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[Options]
 ) -> None:

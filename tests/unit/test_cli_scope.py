@@ -15,7 +15,7 @@ from sockaccel.datapath import lifecycle
 from sockaccel.datapath.options import Options
 from sockaccel.datapath.scope_map import ScopeMap
 from sockaccel.errors import DockerError, InputError
-from sockaccel.scope.docker import Container
+from sockaccel.scope.docker import Container, snapshot
 from sockaccel.scope.plan import Entry, plan
 from sockaccel.scope.ports import parse_ports
 from sockaccel.scope.selection import Override
@@ -338,6 +338,19 @@ def test_the_host_stays_in_scope_where_it_is_named(host: Host, run: Run) -> None
     _, err = run("scope", "exclude", "proxy")
     assert err == "Warning: container 'proxy' stays in scope: netns\n"
     assert host.map.entries() == {HOST: BY_NETNS}
+
+
+@pytest.mark.parametrize("args", [["list"], *([verb, "web"] for verb in ("exclude", "reset"))])
+def test_without_docker_the_hint_is_one_that_this_command_can_use(
+    monkeypatch: pytest.MonkeyPatch, host: Host, run: Run, tmp_path: Path, args: list[str]
+) -> None:
+    host.options = Options("/c", docker_host=f"unix://{tmp_path}/none")
+    monkeypatch.setattr(scope, "snapshot", snapshot)
+    out, err = run("scope", *args, code=78)
+    assert out == ""
+    error, hint = err.splitlines()
+    assert error.startswith(f"Error: cannot reach Docker at '{host.options.docker_host}': ")
+    assert hint == "Hint: systemctl start docker"
 
 
 def test_without_docker_nothing_is_overridden(host: Host, run: Run) -> None:
