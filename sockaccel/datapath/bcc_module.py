@@ -117,8 +117,7 @@ def explained(kind: type[SockaccelError], action: str, lines: list[str]) -> Sock
     if any("Operation not permitted" in line for line in lines):
         return NotPermittedError(
             f"cannot {action}: operation not permitted (EPERM)",
-            "run as root with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; see `grep Cap "
-            "/proc/self/status` and /sys/kernel/security/lockdown",
+            "sockaccel doctor",  # which looks at capabilities, user namespace and lockdown
         )
     descriptor, kept = tempfile.mkstemp(prefix="sockaccel-", suffix=".log")
     os.close(descriptor)

@@ -59,7 +59,9 @@ QUEUE_OVERHEAD = 256 << 10
 _POLL_S = 0.05
 # Long enough for the kernel to free what no socket holds.
 _FREE_S = 0.5
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+# CAP_SYS_ADMIN, which finding programs and maps by id and setns(2) want, implies CAP_BPF and
+# CAP_PERFMON: bpf_capable() and perfmon_capable() in include/linux/capability.h.
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 
 
 Wanted = Callable[["Mapping[int, Entry]", "Mapping[str, Override]"], "Mapping[int, Entry]"]
@@ -116,7 +118,7 @@ def check_capabilities() -> None:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("CapEff:"):
             effective = int(line.split()[1], 16)
-    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
         raise NotPermittedError(
             f"cannot change the datapath: missing {', '.join(missing)} (EPERM)", "run as root"

@@ -191,7 +191,7 @@ def test_an_unprivileged_user_is_told_what_is_missing(accelerated_lab: Lab) -> N
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     findings, not_tried = examine(accelerated_lab, expect=1, prefix=prefix)
     assert failures(findings) == ["capabilities"]
-    assert "CAP_BPF" in findings["capabilities"]["evidence"]
+    assert "CAP_SYS_ADMIN" in findings["capabilities"]["evidence"]
     assert findings["kernel-types"]["verdict"] == "PASS"
     assert {"owners", "programs", *doctor._ATTEMPTS} <= set(not_tried)
 

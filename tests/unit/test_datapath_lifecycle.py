@@ -121,15 +121,12 @@ def capabilities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[i
     return check
 
 
-def test_all_capabilities_are_enough(capabilities: Callable[[int], None]) -> None:
+def test_what_the_kernel_accepts_is_enough(capabilities: Callable[[int], None]) -> None:
     capabilities((1 << 41) - 1)
-    capabilities(1 << 12 | 1 << 21 | 1 << 38 | 1 << 39)
+    capabilities(1 << 12 | 1 << 21)  # CAP_SYS_ADMIN implies CAP_BPF (39) and CAP_PERFMON (38)
 
 
-@pytest.mark.parametrize(
-    ("bit", "name"),
-    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")],
-)
+@pytest.mark.parametrize(("bit", "name"), [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")])
 def test_a_capability_that_is_missing_is_named(
     capabilities: Callable[[int], None], bit: int, name: str
 ) -> None:
@@ -140,9 +137,7 @@ def test_a_capability_that_is_missing_is_named(
 
 
 def test_without_any_all_are_named(capabilities: Callable[[int], None]) -> None:
-    with pytest.raises(
-        NotPermittedError, match="CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF"
-    ):
+    with pytest.raises(NotPermittedError, match=r"missing CAP_NET_ADMIN, CAP_SYS_ADMIN \(EPERM"):
         capabilities(0)
 
 

@@ -81,10 +81,10 @@ def test_missing_capabilities_are_named(
     monkeypatch: pytest.MonkeyPatch, first_namespaces: None
 ) -> None:
     def missing() -> None:
-        raise NotPermittedError("cannot change the datapath: missing CAP_BPF (EPERM)")
+        raise NotPermittedError("cannot change the datapath: missing CAP_NET_ADMIN (EPERM)")
 
     monkeypatch.setattr(environment.lifecycle, "check_capabilities", missing)
-    with pytest.raises(NotPermittedError, match="CAP_BPF"):
+    with pytest.raises(NotPermittedError, match="CAP_NET_ADMIN"):
         environment.capabilities(HOST)
 
 
