@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sockaccel.errors import ConfigError, reason
+from sockaccel.errors import ConfigError, InputError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -174,6 +174,8 @@ def _problem_of_one(option: click.Option, value: object) -> str | None:
         option.type.convert(value, option, None)
     except click.BadParameter as error:
         return error.message.rstrip(".")
+    except InputError as error:
+        return str(error)
     return None
 
 

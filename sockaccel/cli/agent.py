@@ -16,7 +16,7 @@ from sockaccel.agent.notify import Notifier
 from sockaccel.agent.presence import Presence
 from sockaccel.cli import values
 from sockaccel.cli.enable import BLIND, report_trial
-from sockaccel.cli.options import enable_options, resolve
+from sockaccel.cli.options import Checked, enable_options, resolve
 from sockaccel.datapath import lifecycle, pins
 from sockaccel.errors import InputError
 from sockaccel.render.units import who_text
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--debounce",
     metavar="MIN:MAX",
+    type=Checked(Window.parse),
     default=str(DEFAULT),
     show_default=True,
     help="Act on what Docker tells when it has been quiet for MIN, after MAX at the latest.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from sockaccel.agent import presence
@@ -11,11 +13,19 @@ from sockaccel.errors import StateError
 from sockaccel.render.json import print_json
 
 
+def _a_number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    # It is in any range, and no time is ever later: the wait would not end.
+    if value is not None and math.isnan(value):
+        raise click.BadParameter(f"'{value}' is not a number", context, option)
+    return value
+
+
 @click.command("disable", short_help="Put everything back on TCP and unpin.")
 @click.option(
     "--wait",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
+    callback=_a_number,
     help="Wait until the last accelerated socket has closed.",
 )
 @output_option

@@ -37,7 +37,11 @@ _FOLLOW_S = 1.0
 @click.command("dump", short_help="The entries of sock_ops_map, joined into connections.")
 @click.option("--container", metavar="NAME", help="Only connections of this container.")
 @click.option("--port", metavar="P", type=click.IntRange(1, 65535), help="Either end's port.")
-@click.option("--state", type=click.Choice([state.value for state in State]))
+@click.option(
+    "--state",
+    type=click.Choice([state.value for state in State]),
+    help="Only connections whose bytes went this way.",
+)
 @click.option("--follow", is_flag=True, help="Again every second, until interrupted.")
 @output_option
 @click.pass_obj

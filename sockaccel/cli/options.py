@@ -14,7 +14,7 @@ from sockaccel.datapath.options import (
     Options,
 )
 from sockaccel.datapath.programs import executable_names, name_key
-from sockaccel.errors import InputError
+from sockaccel.errors import InputError, one_line
 from sockaccel.inspect.processes import any_program
 from sockaccel.scope.cgroup import check_cgroup, default_cgroup
 from sockaccel.scope.ports import parse_ports
@@ -23,7 +23,48 @@ from sockaccel.scope.selection import Policy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:  # click before 8.2 knows no such thing
+    _TextType = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Checked(_TextType):
+    """Text that resolve() will be able to use: where it cannot, that is said of whoever gave it.
+
+    So that `config check` finds in a file what `enable` would refuse.
+    """
+
+    name = "text"
+
+    def __init__(self, check: Callable[[str], object]) -> None:
+        self._check = check
+
+    def convert(self, value: str, _: click.Parameter | None, __: click.Context | None) -> str:
+        """Return the text as it is."""
+        self._check(value)  # raises InputError, which says more than click does
+        return value
+
+
+def _check_program_name(name: str) -> None:
+    if not name or "/" in name or "\0" in name:
+        raise InputError(
+            f"cannot use program '{name}': it is not the name of an executable",
+            "the name without its directory, such as `ls -l /proc/PID/exe` shows",
+        )
+
+
+def _named(what: str, hint: str) -> Checked:
+    """Return the type of a name: '' would be the working directory, or nobody's."""
+
+    def check(name: str) -> None:
+        if not name:
+            raise InputError(f"cannot use {what} '': it is empty", hint)
+
+    return Checked(check)
+
 
 _OPTIONS = (
     click.option(
@@ -49,18 +90,21 @@ _OPTIONS = (
     click.option(
         "--accelerate",
         metavar="PROGRAM",
+        type=Checked(_check_program_name),
         multiple=True,
         help="Name of an executable that --policy safe is to take as known; may be given again.",
     ),
     click.option(
         "--keep-on-tcp",
         metavar="PROGRAM",
+        type=Checked(_check_program_name),
         multiple=True,
         help="Name of an executable whose sockets stay on TCP; may be given again.",
     ),
     click.option(
         "--netns",
         metavar="PATH",
+        type=_named("network namespace", "lsns -t net -o PID,NSFS,COMMAND"),
         multiple=True,
         help="A network namespace to put in scope; may be given again.",
     ),
@@ -70,18 +114,26 @@ _OPTIONS = (
     click.option(
         "--network",
         metavar="NAME",
+        type=_named("network", "docker network ls"),
         multiple=True,
         help="Only containers attached to this Docker network; may be given again for others.",
     ),
     click.option(
         "--project",
         metavar="NAME",
+        type=_named("project", "docker compose ls"),
         multiple=True,
         help="Only containers of this Compose project; may be given again for others.",
     ),
-    click.option("--ports", metavar="LIST", help="Listeners' ports, such as 80,8000-8999."),
+    click.option(
+        "--ports",
+        metavar="LIST",
+        type=Checked(parse_ports),
+        help="Listeners' ports, such as 80,8000-8999.",
+    ),
     click.option(
         "--max-connections",
+        metavar="N",
         type=click.IntRange(1, MAX_CONNECTIONS_LIMIT),
         default=DEFAULT_MAX_CONNECTIONS,
         show_default=True,
@@ -112,8 +164,8 @@ def resolve(values: Mapping[str, Any]) -> Options:
     cgroup, ports = values["cgroup"], values["ports"]
     options = Options(
         ports=str(parse_ports(ports)) if ports is not None else None,
-        accelerate=_program_names(values["accelerate"]),
-        keep_on_tcp=_program_names(values["keep_on_tcp"]),
+        accelerate=tuple(sorted(set(values["accelerate"]))),
+        keep_on_tcp=tuple(sorted(set(values["keep_on_tcp"]))),
         cgroup=str(check_cgroup(cgroup) if cgroup is not None else default_cgroup()),
         scope=values["scope"],
         policy=values["policy"],
@@ -128,16 +180,6 @@ def resolve(values: Mapping[str, Any]) -> Options:
     _check_selection(options)
     _warn_of_strangers(*options.accelerate, *options.keep_on_tcp)
     return options
-
-
-def _program_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if not name or "/" in name or "\0" in name:
-            raise InputError(
-                f"cannot use program '{name}': it is not the name of an executable",
-                "the name without its directory, such as `ls -l /proc/PID/exe` shows",
-            )
-    return tuple(sorted(set(names)))
 
 
 def _check_programs(policy: str, accelerate: tuple[str, ...], keep_on_tcp: tuple[str, ...]) -> None:
@@ -168,7 +210,7 @@ def _warn_of_strangers(*names: str) -> None:
     for name in names:
         if not any_program(executable_names(name)):
             click.echo(
-                f"Warning: no executable '{name}' is in PATH, and no process runs one; "
+                f"Warning: no executable '{one_line(name)}' is in PATH, and no process runs one; "
                 "`ls -l /proc/PID/exe` shows the right name",
                 err=True,
             )

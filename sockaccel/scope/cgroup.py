@@ -33,7 +33,7 @@ def check_cgroup(path: str | Path) -> Path:
     HostError when the host has no cgroup v2 at all.
     """
     root = default_cgroup()
-    hint = f"name a directory below {root}, or leave --cgroup out"
+    hint = f"find {root} -type d"
     try:
         real = Path(path).resolve(strict=True)
         device = real.stat().st_dev

@@ -191,6 +191,8 @@ def _cannot_enter(what: str | Path | int, error: OSError) -> InputError | NotPer
         return NotPermittedError(
             f"cannot enter network namespace '{what}': {reason(error)}", "run as root"
         )
-    named = Path("/run/netns", Path(str(what)).name)
-    hint = f"--netns {named}" if named.exists() else "lsns -t net -o PID,NSFS,COMMAND"
+    name = Path(str(what)).name
+    # Unlike Path's, this exists() is also for names that are too long or hold a NUL.
+    known = bool(name) and os.path.exists(f"/run/netns/{name}")  # noqa: PTH110
+    hint = f"--netns /run/netns/{name}" if known else "lsns -t net -o PID,NSFS,COMMAND"
     return InputError(f"cannot use network namespace '{what}': {reason(error)}", hint)

@@ -282,6 +282,17 @@ def test_a_usage_error_says_what_is_wrong_and_one_thing_to_type(
     assert error_lines(captured.err) == (f"Error: cannot {error}", f"Hint: {hint}")
 
 
+def test_a_name_of_a_namespace_that_is_too_long_is_an_error_of_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[Options]
+) -> None:
+    for path in ("/" + "x" * 5000, "/"):
+        assert in_process(monkeypatch, "enable", "--netns", path) == 2
+        error, hint = error_lines(capsys.readouterr().err)
+        assert error.startswith(f"Error: cannot use network namespace '{path}': ")
+        assert hint == "Hint: lsns -t net -o PID,NSFS,COMMAND"
+    assert asked == []
+
+
 @pytest.mark.parametrize("name", ["SOCKACCEL_SCOPE", "SOCKACCEL_ENABLE_SCOPE", "SOCKACCEL_OUTPUT"])
 def test_a_variable_that_is_wrong_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
@@ -359,6 +370,13 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Options]:
             "the name without its directory, such as `ls -l /proc/PID/exe` shows",
         ),
         (
+            ["--netns", ""],
+            "cannot use network namespace '': it is empty",
+            "lsns -t net -o PID,NSFS,COMMAND",
+        ),
+        (["--network", ""], "cannot use network '': it is empty", "docker network ls"),
+        (["--project", ""], "cannot use project '': it is empty", "docker compose ls"),
+        (
             ["--accelerate", "java", "--accelerate=a", "--keep-on-tcp", "java", "--keep-on-tcp=z"],
             "cannot accelerate program 'java': it is given with --keep-on-tcp, too",
             "give it once",
@@ -381,7 +399,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Options]:
     ],
     ids=str,
 )
-def test_options_that_contradict_each_other_are_refused(
+def test_options_that_make_no_sense_are_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     asked: list[Options],
@@ -659,6 +677,15 @@ def test_who_is_not_root_may_ask_for_help(run: Run, nobody: tuple[str, ...]) -> 
 
 
 # Commands with their kernel side replaced
+
+
+def test_a_wait_that_would_never_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], absent: Path
+) -> None:
+    monkeypatch.setattr(lifecycle, "check_capabilities", lambda: pytest.fail("it began"))
+    assert in_process(monkeypatch, "--pin-dir", absent, "disable", "--wait", "nan") == 2
+    error, _ = error_lines(capsys.readouterr().err)
+    assert error == "Error: cannot use option '--wait': 'nan' is not a number"
 
 
 def test_disable_of_nothing_is_done(

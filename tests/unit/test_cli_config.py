@@ -94,6 +94,26 @@ def test_check_says_what_a_right_file_sets(file: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('ports = "80-70"', "'80-70' is not a port or a range within 1-65535"),
+        ('debounce = "5s:1s"', "it is not MIN:MAX with MIN <= MAX <= 60s, each in ms or s"),
+        ('accelerate = ["bin/x"]', "it is not the name of an executable"),
+        ('netns = ["/a", ""]', "it is empty"),
+    ],
+)
+def test_check_refuses_the_text_that_a_command_would_refuse(
+    file: Path, line: str, problem: str
+) -> None:
+    file.write_text(line)
+    said = run("config", "check", code=78).stderr
+    key = line.split(maxsplit=1)[0]
+    assert said.startswith(f"Error: cannot use key '{key}' of '{file}': "), said
+    assert said.splitlines()[0].endswith(problem), said
+    assert run("enable", "--dry-run", code=78).stderr == said
+
+
 def test_check_of_a_wrong_file_is_one_line_and_a_hint(tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text('polcy = "all"')
