@@ -57,7 +57,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 @click.option(
     "--quick",
     is_flag=True,
-    help="Four common cases, plain TCP and sockaccel alone, short runs: within 2 minutes.",
+    help="Five common cases, one that gets slower; TCP and sockaccel alone; within 2 minutes.",
 )
 @click.option(
     "--pairs",

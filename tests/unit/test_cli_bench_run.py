@@ -83,7 +83,7 @@ def test_quick_is_short(session: Session) -> None:
     assert (session.plan.rounds, session.plan.seconds, session.plan.quick) == (6, 0.5, True)
     assert session.plan.arms == [Arm.BASELINE, Arm.ACCELERATED]
     cases = [case for scenario in session.plan.scenarios for case in scenario.cases]
-    assert 0 < len(cases) <= 4
+    assert 0 < len(cases) <= 5
     assert all(case.quick for case in cases)
 
 
