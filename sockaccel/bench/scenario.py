@@ -138,6 +138,11 @@ class Scenario:
         return CLIENTS[self.client.program].unknown
 
     @property
+    def drops_root(self) -> bool:
+        """Whether a server of it is not root, and has files to reach."""
+        return any(SERVERS[at.program].drops_root for at in self.servers)
+
+    @property
     def tools(self) -> list[Tool]:
         """What has to be installed."""
         return [tool for program in _programs(self) for tool in program.tools]

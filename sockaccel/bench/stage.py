@@ -18,6 +18,7 @@ from sockaccel.bench.docker_lab import PROGRAMS, DockerLab
 from sockaccel.bench.dockerd import Dockerd
 from sockaccel.bench.image import build_image
 from sockaccel.bench.lab import Lab
+from sockaccel.bench.passage import open_directory
 from sockaccel.bench.process import Child, run_load
 from sockaccel.bench.proof import Evidence
 from sockaccel.bench.result import Proof
@@ -219,8 +220,7 @@ class Place:
 
     def __init__(self, stage: Stage, case: Case, node: str, arm: Arm) -> None:
         self.node = node
-        self.directory = stage.directory / case.name / node
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory = open_directory(stage.directory, case.name, node)
         self.address = stage.lab.nodes[node].address
         # Short, as the path of a socket has to be.
         self.socket = self.directory / "socket" if arm is Arm.UNIX else None

@@ -11,6 +11,7 @@ import click
 from sockaccel.bench import dockerd, gate
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.command import BLIND, say
+from sockaccel.bench.passage import closed_directory
 from sockaccel.bench.result import LeftOut
 from sockaccel.bench.runner import Plan, arms_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
@@ -300,6 +301,13 @@ def _obstacle(scenario: Scenario, topology: str, arms: Sequence[Arm]) -> tuple[s
         missing = next(arm for arm in arms if arm is not Arm.BASELINE)
         return f"it has no arm {missing} in topology {topology}", "--arm accelerated"
     reason, _, hint = _lacks(scenario)
+    # A container has a way of its own to what it shares with this host.
+    reaches = topology == "docker" or not scenario.drops_root
+    if not reason and not reaches and (closed := closed_directory()):
+        return (
+            f"its servers are not root, and '{closed}' keeps them from temporary files",
+            f"TMPDIR=/tmp sockaccel bench run {scenario.name}",
+        )
     return reason, hint
 
 

@@ -249,6 +249,27 @@ def test_a_scenario_without_a_form_in_containers_is_an_error(
     assert error.hint == "scripts/setup --docker"
 
 
+def test_a_temporary_directory_that_keeps_servers_out_is_said_before_they_are_started(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_run, "closed_directory", lambda: tmp_path)
+    error = run("nginx-lb").exception
+    assert isinstance(error, HostError)
+    assert str(error) == (
+        "cannot run scenario 'nginx-lb': its servers are not root, and"
+        f" '{tmp_path}' keeps them from temporary files"
+    )
+    assert error.hint == "TMPDIR=/tmp sockaccel bench run nginx-lb"
+    assert session.plan is None
+    run()
+    left_out = {"nginx-direct", "nginx-large", "nginx-lb", "postgres"}
+    assert {each.scenario for each in session.left_out} == left_out
+    monkeypatch.setattr(bench_run.dockerd, "missing", list)
+    run("nginx-lb", "--topology", "docker")
+    assert session.plan
+    assert [each.name for each in session.plan.scenarios] == ["nginx-lb"]
+
+
 def test_a_scenario_without_the_wanted_arm_is_an_error_or_left_out(session: Session) -> None:
     error = run("nginx-lb", "--arm", "unix").exception
     assert isinstance(error, HostError)

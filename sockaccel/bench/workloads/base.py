@@ -87,6 +87,7 @@ class Server(Protocol):
 
     tools: ClassVar[tuple[Tool, ...]]
     unix: ClassVar[bool]  # whether it can listen on a Unix socket instead
+    drops_root: ClassVar[bool]  # whether a process of it is not root, and has files to reach
 
     def start(self, at: Place, behind: Sequence[Place]) -> None:
         """Start it and return when it listens; behind are the servers that it asks itself."""

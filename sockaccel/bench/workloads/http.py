@@ -35,6 +35,7 @@ class WebServer:
 
     tools: ClassVar[tuple[Tool, ...]] = (_NGINX,)
     unix: ClassVar[bool] = False
+    drops_root: ClassVar[bool] = True
 
     message_bytes: int
     sendfile: bool = False
@@ -57,6 +58,7 @@ class LoadBalancer:
 
     tools: ClassVar[tuple[Tool, ...]] = (_NGINX,)
     unix: ClassVar[bool] = False
+    drops_root: ClassVar[bool] = True
 
     upstream_keepalive: bool
     balancer_workers: int = 2

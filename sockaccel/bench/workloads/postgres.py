@@ -61,6 +61,7 @@ class Postgres:
         Tool("setpriv", "util-linux"),
     )
     unix: ClassVar[bool] = True
+    drops_root: ClassVar[bool] = True
 
     scale: int = 1  # of 100,000 accounts
 

@@ -34,6 +34,7 @@ class RedisServer:
 
     tools: ClassVar[tuple[Tool, ...]] = (Tool("redis-server", "redis-server"),)
     unix: ClassVar[bool] = True
+    drops_root: ClassVar[bool] = False
 
     def start(self, at: Place, behind: Sequence[Place]) -> None:
         """Start it; return when it answers."""

@@ -39,6 +39,7 @@ class SocketServer:
 
     tools: ClassVar[tuple[Tool, ...]] = (COMPILER,)
     unix: ClassVar[bool] = True
+    drops_root: ClassVar[bool] = False
 
     mode: str
     message_bytes: int
