@@ -49,7 +49,8 @@ def _parameter(text: str) -> tuple[str, Any]:
         raise InputError(f"cannot set '{text}': it is not NAME=VALUE", "--set sendfile=true")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    # ValueError: no TOML, or an integer of more digits than Python reads.
+    except (ValueError, RecursionError):
         return name, value
 
 

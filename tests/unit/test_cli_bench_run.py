@@ -132,6 +132,48 @@ def test_a_parameter_can_have_another_value_than_the_scenario_says(session: Sess
             "'sendfile' may be meant",
         ),
         (
+            "message_bytes=1_000_000_000_000",
+            (
+                "cannot set a parameter of 'nginx-lb': parameter message_bytes is not from 1 to"
+                " 16,777,216 but 1,000,000,000,000"
+            ),
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            f"connections=0x{'f' * 5000}",
+            (
+                "cannot set a parameter of 'nginx-lb': parameter connections is not from 1 to 1,000"
+                " but a number of more than 64 bits"
+            ),
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            f"threads={'9' * 5000}",
+            (
+                "cannot set a parameter of 'nginx-lb': parameter threads is not an integer but"
+                f" '{'9' * 59}"
+            ),
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            f"least_redirected=0x{'f' * 5000}",
+            "cannot set a parameter of 'nginx-lb': parameter least_redirected is too large",
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            "connections=1",
+            "cannot set a parameter of 'nginx-lb': threads are 2, more than connections",
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            "message_bytes=16_000_000",
+            (
+                "cannot set a parameter of 'nginx-lb': message_bytes x connections is more than"
+                " 512 MiB"
+            ),
+            "sockaccel bench list nginx-lb",
+        ),
+        (
             "sendfile=1",
             "cannot set a parameter of 'nginx-lb': parameter sendfile is not true or false but 1",
             "sockaccel bench list nginx-lb",

@@ -89,6 +89,8 @@ class Wrk:
     threads: int = 2
 
     def __post_init__(self) -> None:
+        if self.threads > self.connections:
+            raise ValueError(f"threads are {self.threads}, more than connections")
         self._response_bytes = 0
 
     @property
