@@ -96,10 +96,15 @@ def one_line(value: str) -> str:
 
     Else a label could write lines of its own into a log, or move the cursor of who reads it.
     """
-    escaped = "".join(
+    escaped = without_controls(value)
+    return escaped if len(escaped) <= _SHOWN else f"{escaped[:_SHOWN]}…"
+
+
+def without_controls(value: str) -> str:
+    """Return a text with whatever a terminal or a log would act on escaped."""
+    return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
     )
-    return escaped if len(escaped) <= _SHOWN else f"{escaped[:_SHOWN]}…"
 
 
 def reason(error: OSError) -> str:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from sockaccel.bench.codec import decode, encode
-from sockaccel.errors import InputError
+from sockaccel.errors import InputError, without_controls
 
 NAME, VERSION = "sockaccel.bench", 1
 LARGEST = 1e18
@@ -334,6 +334,7 @@ def _check(result: Result) -> None:
 
 def _unreadable(source: str, why: str) -> InputError:
     return InputError(
-        f"cannot read result '{source}': {why}",
+        # Names of keys are in it, as the file has them.
+        f"cannot read result '{source}': {without_controls(why)}",
         "sockaccel bench run --save FILE writes one; benchmarks/result.schema.json describes it",
     )

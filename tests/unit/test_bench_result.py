@@ -196,6 +196,7 @@ def test_a_result_that_contradicts_itself_is_refused(full: model.Result) -> None
         ("cases.0.runs.0.metrics.req_s", -1.0, "req_s of a run of"),
         ("cases.0.runs.0.metrics.req_s", 1e300, "req_s of a run of"),
         ("cases.0.runs.0.seconds", 10**400, "too large"),
+        ("cases.0.runs.0.metrics.\x1b[2J", "x", "metrics.\\x1b[2J is not a number"),
         ("cases.0.title", "\x1b[2J", "has characters that cannot be shown"),
         ("machine.cpu", "\ud800", "has characters that cannot be shown"),
     ],
