@@ -44,9 +44,9 @@ def play(cast: Cast, arm: Arm, seconds: float) -> Played:
         latency = Latency(Load.SATURATION, [(8.0, REQUESTS)])
         rate = REQUESTS / seconds * (2 if arm is Arm.ACCELERATED else 1)
         metrics = {"req_s": rate, "latency_saturated_us_p50": 8.0, "latency_saturated_us_p99": 8.0}
-    outcome = Outcome(REQUESTS, seconds, payload, metrics, ["client"], latency=latency)
+    outcome = Outcome(REQUESTS, seconds, payload, 0, metrics, ["client"], latency=latency)
     return Played(
-        Evidence(arm, outcome, PROOFS[arm], 1, 0.9, others_on=False),
+        Evidence(arm, outcome, PROOFS[arm], 1, 0.9, others_on=False, data_packets=0),
         {"client": ["client"], "server": ["server"]},
         Memory(1000, 4096),
         Cpu(0.01, 0.02, 0.0, 0.01, 10.0),

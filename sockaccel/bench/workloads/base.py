@@ -75,6 +75,9 @@ class Outcome:
     requests: int  # answered; or messages that arrived
     seconds: float
     payload_bytes: int  # that its connections carried both ways, at the least
+    # On each hop, at the least: messages of which none was sent before the one before it had
+    # come, so that no two can have shared a packet. 0: unknown, as of streams.
+    packets: int
     metrics: dict[str, float]
     argv: list[str]
     errors: dict[str, int] = field(default_factory=dict)

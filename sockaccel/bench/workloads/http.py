@@ -117,6 +117,7 @@ class Wrk:
             requests=report.requests,
             seconds=report.duration_s,
             payload_bytes=report.requests * self.message_bytes,
+            packets=2 * report.requests,
             metrics={"req_s": report.requests_per_s, **latency_values(latency)},
             argv=argv,
             errors=report.errors,

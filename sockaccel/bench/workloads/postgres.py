@@ -137,6 +137,7 @@ class PgBench:
             requests=transactions,
             seconds=transactions / rate,
             payload_bytes=transactions * _TRANSACTION_BYTES,
+            packets=2 * transactions,
             metrics={"req_s": rate, **latency_values(latency)},
             argv=argv,
             errors={"failed": failed},
