@@ -91,7 +91,7 @@ class BenchError(SockaccelError):
     """A measurement failed or is not valid."""
 
 
-def printable(text: str) -> str:
+def with_escapes(text: str) -> str:
     """Return a text with what is not printable escaped, line ends among it."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
@@ -103,7 +103,7 @@ def one_line(value: str) -> str:
 
     Else a label could write lines of its own into a log, or move the cursor of who reads it.
     """
-    escaped = printable(value)
+    escaped = with_escapes(value)
     return escaped if len(escaped) <= _SHOWN else f"{escaped[:_SHOWN]}…"
 
 

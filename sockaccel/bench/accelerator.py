@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,22 +71,15 @@ class Accelerator:
 
     def enable(self) -> None:
         """Switch it on; connections made from now on are accelerated."""
-        with hold():
-            # Noted first: an enable that failed may still have left something to disable.
-            self._enabled = True
-            self._checked("enable", self._options)
+        self._switched_on()
 
     def counts_unread_bytes(self) -> bool:
         """Return whether FIONREAD is right on accelerated sockets of this kernel.
 
         Where it is not (class K0) the default policy leaves nginx on TCP.
         """
-        try:
-            with hold():
-                self._enabled = True
-                done = self._checked("enable", self._options, ["-o", "json"])
-        finally:
-            self.disable()
+        done = self._switched_on("-o", "json")
+        self.disable()
         try:
             return bool(json.loads(done.stdout)["trial"]["fionread_right"])
         except (ValueError, KeyError, TypeError) as error:
@@ -104,6 +98,19 @@ class Accelerator:
         if done.returncode not in (EXIT_ACTIVE, EXIT_INACTIVE):
             raise _failure("read sockaccel's status", done)
         return parse_status(done.stdout)
+
+    def _switched_on(self, *options: str) -> subprocess.CompletedProcess[str]:
+        with hold():
+            self._enabled = True
+            try:
+                return self._checked("enable", self._options, options)
+            except SockaccelError:
+                # It may have left something. Whatever keeps that from being undone, the first
+                # cause is what has to be mended, and its error the one to show.
+                with suppress(SockaccelError):
+                    self.disable()
+                self._enabled = False
+                raise
 
     def _checked(
         self, verb: str, arguments: Sequence[str], options: Sequence[str] = ()

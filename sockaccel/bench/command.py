@@ -8,6 +8,7 @@ import click
 
 from sockaccel.errors import SockaccelError
 from sockaccel.render.errors import show
+from sockaccel.render.usage import show_usage
 from sockaccel.signals import Interrupted, raising
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def run_command(command: Command, prog_name: str) -> int:
             return int(command.main(prog_name=prog_name, standalone_mode=False))
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.ClickException as error:
-        error.show()
+    except click.UsageError as error:
+        show_usage(error, error.ctx or click.Context(command, info_name=prog_name))
         return error.exit_code
     except SockaccelError as error:
         show(error)

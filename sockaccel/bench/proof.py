@@ -41,6 +41,7 @@ class Evidence:
     hops: int  # connections that each request crosses
     least_redirected: float  # see scenario.Conditions
     others_on: bool  # whether a datapath that is not ours was on for these namespaces
+    data_packets: int  # that TCP sent in these namespaces
 
     @property
     def payload_bytes(self) -> int:
@@ -90,6 +91,13 @@ def _of_arm(run: Evidence) -> list[str]:
     if run.others_on:
         problems.append("another instance of sockaccel is on for these namespaces")
     least = PORT_CROSSINGS * run.payload_bytes
+    # Whoever redirects for a part of the run alone is not on before or after it.
+    packets = run.outcome.packets * run.hops
+    if run.arm is Arm.BASELINE and run.data_packets < packets:
+        problems.append(
+            f"TCP sent {run.data_packets} packets with data for {packets} messages:"
+            " something else redirected meanwhile"
+        )
     if run.arm is Arm.BASELINE and run.proof.interface_bytes < least:
         problems.append(
             f"{run.proof.interface_bytes} bytes on the interfaces, plain TCP needs {least}:"

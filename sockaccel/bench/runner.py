@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sockaccel.bench.stage import Played
 
 GIB = 1 << 30
+# What servers, switch and proof take of a run besides its length, in the published results.
+SET_UP_S = {"netns": 0.5, "docker": 2.5}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,24 @@ class Plan:
             len(scenario.cases) * len(self.arms_of(scenario)) * (1 + self.rounds)
             for scenario in self.scenarios
         )
+
+    def estimated_s(self) -> float:
+        """Return about how long it takes, in seconds, once the first lab is there."""
+        loads = sum(
+            len(scenario.cases)
+            * len(self.arms_of(scenario))
+            * (self.warm_up_s(scenario) + self.rounds * self.seconds_of(scenario))
+            for scenario in self.scenarios
+        )
+        return loads + self.runs() * SET_UP_S[self.setting.topology]
+
+    def seconds_of(self, scenario: Scenario) -> float:
+        """Return the length of a run."""
+        return self.seconds or scenario.seconds
+
+    def warm_up_s(self, scenario: Scenario) -> float:
+        """Return the length of a warm-up, in seconds."""
+        return min(self.seconds_of(scenario), scenario.warm_up_s)
 
 
 def arms_of(scenario: Scenario, wanted: Sequence[Arm], topology: str) -> list[Arm]:
@@ -210,10 +230,8 @@ class _Recorder:
             f"{self._scenario.name}/{self._case.name}", number, self._plan.rounds, arm, metric
         )
         self._report(progress)
-        seconds = self._plan.seconds or self._scenario.seconds
-        if not number:
-            seconds = min(seconds, self._scenario.warm_up_s)
-        played = stage.play(self._cast, arm, seconds)
+        length = self._plan.seconds_of if number else self._plan.warm_up_s
+        played = stage.play(self._cast, arm, length(self._scenario))
         outcome = played.evidence.outcome
         run = Run(
             round=number,

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from sockaccel.bench import files
@@ -37,6 +38,23 @@ _KINDS = {
     list: "a list",
     dict: "a table",
 }
+# What numbers may be: enough for every measurement, and too little to take a machine's memory
+# or its whole day. Names as in the classes of programs.
+LIMITS = {
+    "message_bytes": (1, 16 << 20),
+    "connections": (1, 1000),
+    "clients": (1, 1000),
+    "threads": (1, 64),
+    "pipeline": (1, 1000),
+    "rate": (0, 1_000_000),
+    "reader_pause_us": (0, 1_000_000),
+    "scale": (1, 20),
+    "web_workers": (1, 64),
+    "balancer_workers": (1, 64),
+}
+# What multiplies to the bytes that are under way at once.
+UNDER_WAY = ("message_bytes", "connections", "clients", "pipeline")
+MOST_UNDER_WAY = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -136,6 +154,11 @@ class Scenario:
     def unknown_programs(self) -> tuple[str, ...]:
         """Programs that sockaccel's policy does not know and has to be told of."""
         return CLIENTS[self.client.program].unknown
+
+    @property
+    def drops_root(self) -> bool:
+        """Whether a server of it is not root, and has files to reach."""
+        return any(SERVERS[at.program].drops_root for at in self.servers)
 
     @property
     def tools(self) -> list[Tool]:
@@ -326,10 +349,13 @@ class _Table:
 
 def _of_kind(what: str, kind: type[T], value: object) -> T:
     if kind is float and type(value) is int:
-        return cast("T", float(value))
+        try:
+            return cast("T", float(value))
+        except OverflowError:
+            raise ValueError(f"{what} is too large") from None
     # By type(), for True is an int to isinstance().
     if type(value) is not kind:
-        raise ValueError(f"{what} is not {_KINDS[kind]} but {value!r}")
+        raise ValueError(f"{what} is not {_KINDS[kind]} but {value!r:.60}")
     return value
 
 
@@ -386,6 +412,7 @@ def _check(scenario: Scenario) -> None:
             _known("parameter", key, known)
         for kind in takers:
             _make(kind, case.parameters)
+        _check_under_way(case.parameters)
         if scenario.about:
             _known("metric", scenario.about, [each.name for each in scenario.metrics(case)])
 
@@ -420,14 +447,31 @@ def _known(what: str, name: str, known: Iterable[str]) -> None:
         raise _UnknownNameError(what, name, names)
 
 
+def _check_under_way(parameters: Mapping[str, Any]) -> None:
+    """Refuse what both ends would need too much memory for."""
+    factors = [name for name in UNDER_WAY if name in parameters]
+    if prod(parameters[name] for name in factors) > MOST_UNDER_WAY:
+        raise ValueError(f"{' x '.join(factors)} is more than {MOST_UNDER_WAY >> 20} MiB")
+
+
+def _within(name: str, value: int) -> None:
+    least, most = LIMITS[name]
+    if not least <= value <= most:
+        # In hexadecimal, Python reads numbers that it does not write as decimal ones.
+        shown = f"{value:,}" if abs(value) < 1 << 64 else "a number of more than 64 bits"
+        raise ValueError(f"parameter {name} is not from {least:,} to {most:,} but {shown}")
+
+
 def _make(kind: type[T], parameters: Mapping[str, Any]) -> T:
     """Return a dataclass made of those parameters that it has."""
     hints = get_type_hints(kind)
     chosen = {}
     for each in fields(kind):  # type: ignore[arg-type]
         if each.name in parameters:
-            value = parameters[each.name]
-            chosen[each.name] = _of_kind(f"parameter {each.name}", hints[each.name], value)
+            value = _of_kind(f"parameter {each.name}", hints[each.name], parameters[each.name])
+            if each.name in LIMITS:
+                _within(each.name, value)
+            chosen[each.name] = value
         elif each.default is MISSING:
             raise ValueError(f"parameter {each.name} of {kind.__name__} is missing")
     return kind(**chosen)

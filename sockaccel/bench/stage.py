@@ -18,6 +18,8 @@ from sockaccel.bench.docker_lab import PROGRAMS, DockerLab
 from sockaccel.bench.dockerd import Dockerd
 from sockaccel.bench.image import build_image
 from sockaccel.bench.lab import Lab
+from sockaccel.bench.packets import data_packets
+from sockaccel.bench.passage import open_directory
 from sockaccel.bench.process import Child, run_load
 from sockaccel.bench.proof import Evidence
 from sockaccel.bench.result import Proof
@@ -146,11 +148,12 @@ class Stage(Built):
             self._switch_on(arm)
             others_on = arm is not Arm.ACCELERATED and self._is_on()
             cost = Cost([child.pid for child in self._children], self._container_cgroups())
-            ports = self.lab.port_bytes()
+            ports, packets = self.lab.port_bytes(), self._data_packets()
             cost.begin()
             outcome = cast.client.load(client, target, seconds)
             cost.client_ended(client.watch)
             ports = self.lab.port_bytes() - ports
+            packets = self._data_packets() - packets
             counters = self._counters()
             others_on = others_on or (arm is not Arm.ACCELERATED and self._is_on())
             cost.end_of(self._end_children)
@@ -158,7 +161,7 @@ class Stage(Built):
             self._off()
         proof = Proof(counters.active, counters.redirected_bytes, counters.tcp_bytes, ports)
         least = cast.case.conditions().least_redirected
-        evidence = Evidence(arm, outcome, proof, self._scenario.hops, least, others_on)
+        evidence = Evidence(arm, outcome, proof, self._scenario.hops, least, others_on, packets)
         servers = {place.node: place.argv for place in places.values() if place.argv}
         commands = {**servers, at.node: outcome.argv}
         cpu = cost.cpu(outcome, streams=cast.client.streams)
@@ -183,6 +186,9 @@ class Stage(Built):
         # Without pins there is nothing to ask `status` about, which takes a while.
         pinned = self.accelerator.pin_dir.exists()
         return self.accelerator.counters() if pinned else Counters(False, 0, 0)
+
+    def _data_packets(self) -> int:
+        return data_packets(node.path for node in self.lab.nodes.values())
 
     def _is_on(self) -> bool:
         """Return whether any datapath, whoever's, is on for what is measured."""
@@ -219,8 +225,7 @@ class Place:
 
     def __init__(self, stage: Stage, case: Case, node: str, arm: Arm) -> None:
         self.node = node
-        self.directory = stage.directory / case.name / node
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory = open_directory(stage.directory, case.name, node)
         self.address = stage.lab.nodes[node].address
         # Short, as the path of a socket has to be.
         self.socket = self.directory / "socket" if arm is Arm.UNIX else None

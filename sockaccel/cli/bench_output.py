@@ -20,6 +20,7 @@ from sockaccel.render.bench.junit import as_junit
 from sockaccel.render.bench.markdown import as_markdown
 from sockaccel.render.bench.page import as_html
 from sockaccel.render.bench.text import as_text
+from sockaccel.render.table import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +150,8 @@ def exit_code(result: Result, conditions: tuple[Gate, ...]) -> int:
     failed = not result.valid
     for outcome in gates.judge(conditions, result):
         failed = failed or not outcome.passed
-        click.echo(f"gate {'passed' if outcome.passed else 'FAILED'}  {outcome.text}", err=True)
+        word = "passed" if outcome.passed else "FAILED"
+        click.echo(printable(f"gate {word}  {outcome.text}"), err=True)
     return int(failed)
 
 

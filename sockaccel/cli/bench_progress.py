@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sockaccel.render.table import printable
 from sockaccel.render.units import value_text
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ProgressLine:
             click.echo(line, err=True)
         for problem in progress.problems:
             self.clear()
-            click.echo(f"INVALID  {progress.case}: {problem}", err=True)
+            click.echo(printable(f"INVALID  {progress.case}: {problem}"), err=True)
 
     def clear(self) -> None:
         """Leave the line to whoever prints next."""

@@ -11,6 +11,7 @@ import click
 from sockaccel.bench import dockerd, gate
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.command import BLIND, say
+from sockaccel.bench.passage import closed_directory
 from sockaccel.bench.result import LeftOut
 from sockaccel.bench.runner import Plan, arms_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
@@ -22,6 +23,7 @@ from sockaccel.cli.main import Settings, output_option
 from sockaccel.errors import HostError, InputError
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
+from sockaccel.render.units import duration_text
 from sockaccel.scope.cgroup import check_cgroup
 from sockaccel.signals import Interrupted, raising
 
@@ -48,7 +50,8 @@ def _parameter(text: str) -> tuple[str, Any]:
         raise InputError(f"cannot set '{text}': it is not NAME=VALUE", "--set sendfile=true")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    # ValueError: no TOML, or an integer of more digits than Python reads.
+    except (ValueError, RecursionError):
         return name, value
 
 
@@ -57,7 +60,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 @click.option(
     "--quick",
     is_flag=True,
-    help="Four common cases, plain TCP and sockaccel alone, short runs: within 2 minutes.",
+    help="Five common cases, one that gets slower; TCP and sockaccel alone; within 2 minutes.",
 )
 @click.option(
     "--pairs",
@@ -161,6 +164,8 @@ def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], output
     say(BLIND)
     if plan.setting.topology == "docker":
         say("Starting a Docker daemon for this alone, with images of this machine's own programs.")
+    about = duration_text(plan.estimated_s())
+    say(f"{plan.runs()} runs, about {about}; Ctrl-C ends it and shows what there is until then.")
     progress = ProgressLine(plan.runs())
     result, interrupted = run_plan(plan, left_out, report=progress, store=outputs.keep)
     progress.clear()
@@ -300,6 +305,13 @@ def _obstacle(scenario: Scenario, topology: str, arms: Sequence[Arm]) -> tuple[s
         missing = next(arm for arm in arms if arm is not Arm.BASELINE)
         return f"it has no arm {missing} in topology {topology}", "--arm accelerated"
     reason, _, hint = _lacks(scenario)
+    # A container has a way of its own to what it shares with this host.
+    reaches = topology == "docker" or not scenario.drops_root
+    if not reason and not reaches and (closed := closed_directory()):
+        return (
+            f"its servers are not root, and '{closed}' keeps them from temporary files",
+            f"TMPDIR=/tmp sockaccel bench run {scenario.name}",
+        )
     return reason, hint
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sockaccel.errors import printable
+from sockaccel.errors import with_escapes
 
 if TYPE_CHECKING:
     from sockaccel.errors import SockaccelError
@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 def show(error: SockaccelError) -> None:
     """Print an error and its hint on stderr: one line each, whatever a value in them holds."""
-    click.echo(f"Error: {printable(str(error))}", err=True)
+    click.echo(f"Error: {with_escapes(str(error))}", err=True)
     if error.hint:
-        click.echo(f"Hint: {printable(error.hint)}", err=True)
+        click.echo(f"Hint: {with_escapes(error.hint)}", err=True)

@@ -22,7 +22,7 @@ def render_table(
     process name, which the process chose. A row that does not have as many
     cells as there are headers is a bug of the caller: ValueError.
     """
-    lines = [[_printable(cell) for cell in row] for row in (headers, *rows)]
+    lines = [[printable(cell) for cell in row] for row in (headers, *rows)]
     for line in lines:
         if len(line) != len(headers):
             raise ValueError(f"{len(line)} cells in a table of {len(headers)} columns: {line}")
@@ -36,5 +36,6 @@ def render_table(
     )
 
 
-def _printable(cell: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in cell)
+def printable(text: str) -> str:
+    """Return a text with '?' for what a terminal would act on, and what XML cannot hold."""
+    return "".join(char if char.isprintable() else "?" for char in text)

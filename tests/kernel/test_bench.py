@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from sockaccel.scope.cgroup import default_cgroup
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sockaccel.bench.workloads.base import Place
+    from sockaccel.bench.workloads.base import Outcome, Place
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = load_all()
@@ -117,6 +118,33 @@ def test_a_load_balancer_that_answers_with_errors_is_invalid(
     assert "failed requests" in failed
     assert "status" in failed
     assert any("baseline: nginx: " in problem for problem in more)
+
+
+def test_a_baseline_in_which_sockaccel_was_on_for_a_while_is_invalid(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off before and after, and with more bytes on the interfaces than the payload needs."""
+    with staged("echo/64", Setting(policy=policy)) as (stage, cast):
+        load = cast.client.load
+
+        def partly_accelerated(at: Place, server: Place, seconds: float) -> Outcome:
+            plain = load(at, server, seconds)
+            stage.accelerator.enable()
+            other = load(at, server, seconds / 10)
+            stage.accelerator.disable()
+            return replace(
+                plain,
+                requests=plain.requests + other.requests,
+                payload_bytes=plain.payload_bytes + other.payload_bytes,
+                packets=plain.packets + other.packets,
+            )
+
+        monkeypatch.setattr(cast.client, "load", partly_accelerated)
+        run = stage.play(cast, Arm.BASELINE, SECONDS)
+    assert not run.evidence.proof.active
+    assert not run.evidence.others_on
+    (problem,) = problems_of_run(run.evidence)
+    assert "something else redirected meanwhile" in problem
 
 
 def test_children_are_born_in_a_cgroup_that_their_parent_only_visits() -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sockaccel.bench.accelerator import Accelerator, Counters
 from sockaccel.errors import BenchError, HostError, NotPermittedError, SockaccelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Notes its arguments, then says and returns what the files beside it ask for.
 FAKE = """
@@ -69,6 +74,24 @@ def test_an_enable_that_failed_is_disabled_all_the_same(
     accelerator.disable()
     accelerator.disable()
     assert (tmp_path / "log").read_text().splitlines()[1:] == ["--pin-dir /pins disable"]
+
+
+@pytest.mark.parametrize("switch_on", [Accelerator.enable, Accelerator.counts_unread_bytes])
+def test_the_error_of_enable_is_not_hidden_by_that_of_undoing_it(
+    accelerator: Accelerator, tmp_path: Path, switch_on: Callable[[Accelerator], object]
+) -> None:
+    for verb in ("enable", "disable"):
+        (tmp_path / f"{verb}.code").write_text("78")
+        (tmp_path / f"{verb}.err").write_text(f"Error: why not {verb}\n")
+
+    def as_a_stage_does() -> None:
+        with ExitStack() as stack:
+            stack.callback(accelerator.disable)
+            switch_on(accelerator)
+
+    with pytest.raises(HostError, match=r"cannot enable .*: why not enable$"):
+        as_a_stage_does()
+    assert (tmp_path / "log").read_text().split("\n")[1] == "--pin-dir /pins disable"
 
 
 @pytest.mark.parametrize(

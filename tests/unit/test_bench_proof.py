@@ -11,8 +11,11 @@ from sockaccel.bench.workloads.base import Outcome
 
 REQUESTS = 1000
 PAYLOAD = 612_000  # of one hop
-OUTCOME = Outcome(REQUESTS, 1.0, PAYLOAD, {"req_s": 1000.0}, ["wrk"], errors={"status": 0})
+OUTCOME = Outcome(
+    REQUESTS, 1.0, PAYLOAD, 2 * REQUESTS, {"req_s": 1000.0}, ["wrk"], errors={"status": 0}
+)
 HOPS = 2
+PACKETS = 2 * HOPS * REQUESTS
 LEAST = 2 * HOPS * PAYLOAD
 OFF = Proof(active=False, redirected_bytes=0, tcp_bytes=0, interface_bytes=4_000_000)
 
@@ -33,8 +36,9 @@ def run(arm: Arm, outcome: Outcome = OUTCOME, **changes: object) -> Evidence:
     others_on = bool(changes.pop("others_on", False))
     least = changes.pop("least", 0.9)
     proof = changes.pop("proof", PROOFS[arm])
+    packets = changes.pop("packets", PACKETS)
     made = replace(proof, **changes)  # type: ignore[type-var]
-    return Evidence(arm, outcome, made, HOPS, least, others_on)  # type: ignore[arg-type]
+    return Evidence(arm, outcome, made, HOPS, least, others_on, packets)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("arm", list(Arm))
@@ -71,6 +75,13 @@ def test_sockaccel_being_on_makes_every_other_arm_invalid(arm: Arm) -> None:
 def test_a_baseline_has_every_byte_on_the_interfaces(interface: int, counts: bool) -> None:
     problems = problems_of_run(run(Arm.BASELINE, interface_bytes=interface))
     assert ["something else redirects" in problem for problem in problems] == [True] * (not counts)
+
+
+@pytest.mark.parametrize("arm", list(Arm))
+def test_a_baseline_has_a_packet_for_every_message_on_every_hop(arm: Arm) -> None:
+    problems = problems_of_run(run(arm, packets=PACKETS - 1))
+    said = ["redirected meanwhile" in problem for problem in problems]
+    assert said == [True] * (arm is Arm.BASELINE)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sockaccel.bench import runner
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.proof import Evidence
 from sockaccel.bench.result import ContextSwitches, Cpu, Latency, LeftOut, Load, Memory, Proof
-from sockaccel.bench.runner import Plan, Progress, run_plan
+from sockaccel.bench.runner import SET_UP_S, Plan, Progress, run_plan
 from sockaccel.bench.scenario import load_all
 from sockaccel.bench.stage import Played, Setting
 from sockaccel.bench.workloads.base import Outcome
@@ -44,9 +44,9 @@ def play(cast: Cast, arm: Arm, seconds: float) -> Played:
         latency = Latency(Load.SATURATION, [(8.0, REQUESTS)])
         rate = REQUESTS / seconds * (2 if arm is Arm.ACCELERATED else 1)
         metrics = {"req_s": rate, "latency_saturated_us_p50": 8.0, "latency_saturated_us_p99": 8.0}
-    outcome = Outcome(REQUESTS, seconds, payload, metrics, ["client"], latency=latency)
+    outcome = Outcome(REQUESTS, seconds, payload, 0, metrics, ["client"], latency=latency)
     return Played(
-        Evidence(arm, outcome, PROOFS[arm], 1, 0.9, others_on=False),
+        Evidence(arm, outcome, PROOFS[arm], 1, 0.9, others_on=False, data_packets=0),
         {"client": ["client"], "server": ["server"]},
         Memory(1000, 4096),
         Cpu(0.01, 0.02, 0.0, 0.01, 10.0),
@@ -118,6 +118,17 @@ def test_every_case_has_a_warm_up_of_each_arm_then_its_rounds(stage: type[FakeSt
     (gain,) = (each for each in case.ratios if (each.arm, each.to) == ("accelerated", "baseline")
                and each.metric == "req_s")  # fmt: skip
     assert gain.median == 2.0
+
+
+def test_how_long_it_takes_is_known_before(stage: type[FakeStage]) -> None:
+    two_cases = plan(only(ECHO, "1", "64"))
+    # 4 arms, each a warm-up of 0.2 s and 6 runs of 1 s, and half a second around every one.
+    assert two_cases.estimated_s() == pytest.approx(2 * 4 * (0.2 + 6 * 1.0 + 7 * 0.5))
+    run_plan(two_cases)
+    around = two_cases.runs() * SET_UP_S["netns"]
+    assert two_cases.estimated_s() - around == pytest.approx(sum(s for _, _, s in stage.played))
+    shorter = replace(two_cases, seconds=0.1)
+    assert shorter.estimated_s() == pytest.approx(2 * 4 * 7 * 0.6)
 
 
 def test_the_order_is_that_of_the_seed_which_is_noted(stage: type[FakeStage]) -> None:

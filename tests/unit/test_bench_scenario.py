@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 
 from sockaccel.bench.arms import Arm
-from sockaccel.bench.scenario import load, load_all, parse
+from sockaccel.bench.scenario import LIMITS, Scenario, load, load_all, overruled, parse
+from sockaccel.bench.workloads import CLIENTS, SERVERS
 from sockaccel.errors import HostError, InputError
 
 if TYPE_CHECKING:
@@ -69,13 +71,41 @@ def test_a_shipped_scenario_has_cases_with_names_of_their_own(name: str) -> None
 
 def test_the_quick_cases_are_few_and_of_every_kind() -> None:
     quick = [
-        (scenario.client.program, case.name)
+        (scenario.client.program, f"{scenario.name}/{case.name}")
         for scenario in SHIPPED.values()
         for case in scenario.cases
         if case.quick
     ]
-    assert len(quick) <= 4
+    # Each takes about 20 s, and all of them 2 minutes at most.
+    assert len(quick) <= 5
+    # Else they would show what gets faster, and hide what gets slower.
+    assert ("sockets", "connect/64") in quick
     assert {program for program, _ in quick} == {"wrk", "redis-benchmark", "sockets"}
+
+
+def test_every_number_of_a_program_has_limits() -> None:
+    numbers = {
+        name
+        for program in [*SERVERS.values(), *CLIENTS.values()]
+        for name, kind in get_type_hints(program).items()
+        if kind is int
+    }
+    assert numbers == set(LIMITS)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_number_beyond_its_limits_is_refused(name: str) -> None:
+    scenario = next(each for each in SHIPPED.values() if takes(each, name))
+    scenario = replace(scenario, cases=scenario.cases[:1])  # what cases differ in cannot be set
+    for value in (LIMITS[name][0] - 1, LIMITS[name][1] + 1):
+        with pytest.raises(InputError, match=f"parameter {name} is not from"):
+            overruled(scenario, {name: value})
+
+
+def takes(scenario: Scenario, name: str) -> bool:
+    programs = [SERVERS[at.program] for at in scenario.servers]
+    hints = [get_type_hints(each) for each in (*programs, CLIENTS[scenario.client.program])]
+    return any(name in each for each in hints)
 
 
 def test_hops_are_counted_along_the_servers_behind() -> None:

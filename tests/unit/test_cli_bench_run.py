@@ -83,7 +83,7 @@ def test_quick_is_short(session: Session) -> None:
     assert (session.plan.rounds, session.plan.seconds, session.plan.quick) == (6, 0.5, True)
     assert session.plan.arms == [Arm.BASELINE, Arm.ACCELERATED]
     cases = [case for scenario in session.plan.scenarios for case in scenario.cases]
-    assert 0 < len(cases) <= 4
+    assert 0 < len(cases) <= 5
     assert all(case.quick for case in cases)
 
 
@@ -130,6 +130,48 @@ def test_a_parameter_can_have_another_value_than_the_scenario_says(session: Sess
             "sendfle=true",
             "cannot set a parameter of 'nginx-lb': there is no parameter 'sendfle'",
             "'sendfile' may be meant",
+        ),
+        (
+            "message_bytes=1_000_000_000_000",
+            (
+                "cannot set a parameter of 'nginx-lb': parameter message_bytes is not from 1 to"
+                " 16,777,216 but 1,000,000,000,000"
+            ),
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            f"connections=0x{'f' * 5000}",
+            (
+                "cannot set a parameter of 'nginx-lb': parameter connections is not from 1 to 1,000"
+                " but a number of more than 64 bits"
+            ),
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            f"threads={'9' * 5000}",
+            (
+                "cannot set a parameter of 'nginx-lb': parameter threads is not an integer but"
+                f" '{'9' * 59}"
+            ),
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            f"least_redirected=0x{'f' * 5000}",
+            "cannot set a parameter of 'nginx-lb': parameter least_redirected is too large",
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            "connections=1",
+            "cannot set a parameter of 'nginx-lb': threads are 2, more than connections",
+            "sockaccel bench list nginx-lb",
+        ),
+        (
+            "message_bytes=16_000_000",
+            (
+                "cannot set a parameter of 'nginx-lb': message_bytes x connections is more than"
+                " 512 MiB"
+            ),
+            "sockaccel bench list nginx-lb",
         ),
         (
             "sendfile=1",
@@ -247,6 +289,27 @@ def test_a_scenario_without_a_form_in_containers_is_an_error(
     error = run("nginx-lb", "--topology", "docker").exception
     assert isinstance(error, HostError)
     assert error.hint == "scripts/setup --docker"
+
+
+def test_a_temporary_directory_that_keeps_servers_out_is_said_before_they_are_started(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_run, "closed_directory", lambda: tmp_path)
+    error = run("nginx-lb").exception
+    assert isinstance(error, HostError)
+    assert str(error) == (
+        "cannot run scenario 'nginx-lb': its servers are not root, and"
+        f" '{tmp_path}' keeps them from temporary files"
+    )
+    assert error.hint == "TMPDIR=/tmp sockaccel bench run nginx-lb"
+    assert session.plan is None
+    run()
+    left_out = {"nginx-direct", "nginx-large", "nginx-lb", "postgres"}
+    assert {each.scenario for each in session.left_out} == left_out
+    monkeypatch.setattr(bench_run.dockerd, "missing", list)
+    run("nginx-lb", "--topology", "docker")
+    assert session.plan
+    assert [each.name for each in session.plan.scenarios] == ["nginx-lb"]
 
 
 def test_a_scenario_without_the_wanted_arm_is_an_error_or_left_out(session: Session) -> None:

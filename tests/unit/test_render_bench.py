@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import bench_samples as samples
 import pytest
 
 from sockaccel.bench.advice import with_advice
+from sockaccel.bench.codec import decode
 from sockaccel.bench.compare import compare
-from sockaccel.bench.result import Better, Metric
+from sockaccel.bench.result import Better, Metric, Result, as_json
 from sockaccel.render.bench.document import comparison_document, document
 from sockaccel.render.bench.github import action_files
 from sockaccel.render.bench.junit import as_junit
 from sockaccel.render.bench.markdown import as_markdown
+from sockaccel.render.bench.page import as_html
 from sockaccel.render.bench.text import as_text, text
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOSTILE = "\x1b[2J\x00\x9b\u202e\ud800"
 GOLDEN = Path(__file__).parent / "golden"
 FULL = with_advice(samples.full())
 GOOD = samples.result(samples.load_balancer())
@@ -144,6 +151,25 @@ def test_junit_is_xml_whatever_a_problem_says() -> None:
     failure = ET.fromstring(as_junit(samples.result(broken))).find(".//failure")
     assert failure is not None
     assert failure.get("message") == 'nginx said "?[31m<&>?"'
+
+
+def hostile(value: Any, key: str = "") -> Any:
+    """Return JSON with what a terminal or XML would trip over in every text but fixed words."""
+    if isinstance(value, dict):
+        return {name: hostile(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [hostile(each, key) for each in value]
+    fixed = {"schema", "name", "better", "load", "arm", "arms", "to", "metric"}
+    return f"{value}{HOSTILE}" if isinstance(value, str) and key not in fixed else value
+
+
+@pytest.mark.parametrize("form", [as_text, as_markdown, as_html, as_junit])
+def test_no_form_hands_on_what_a_terminal_would_act_on(form: Callable[[Result], str]) -> None:
+    said = form(decode(Result, hostile(as_json(FULL)) | {"parameters": {HOSTILE: HOSTILE}}))
+    assert "[2J" in said
+    assert {char for char in said if not char.isprintable()} == {"\n"}
+    if form is as_junit:
+        ET.fromstring(said)
 
 
 def test_a_metric_that_a_run_lacks_is_a_dash() -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -238,3 +238,13 @@ def test_names_from_the_result_cannot_become_markup() -> None:
     text = as_html(samples.result(case, commit=hostile, machine={"cpu": hostile}))
     assert "<script" not in text
     assert "<b>" not in text
+
+
+def test_a_scenario_without_any_ratio_of_what_it_is_about_has_its_page() -> None:
+    """As where a metric was 0 in a run of the baseline: TCP's memory, of short connections."""
+    cases = [
+        replace(made, ratios=[each for each in made.ratios if each.metric != "req_s"])
+        for made in (samples.echo(size, 2.0) for size in (1, 64, 1024))
+    ]
+    assert cases[0].valid
+    assert "by message size" in as_html(samples.result(*cases))

@@ -75,6 +75,9 @@ class Outcome:
     requests: int  # answered; or messages that arrived
     seconds: float
     payload_bytes: int  # that its connections carried both ways, at the least
+    # On each hop, at the least: messages of which none was sent before the one before it had
+    # come, so that no two can have shared a packet. 0: unknown, as of streams.
+    packets: int
     metrics: dict[str, float]
     argv: list[str]
     errors: dict[str, int] = field(default_factory=dict)
@@ -87,6 +90,7 @@ class Server(Protocol):
 
     tools: ClassVar[tuple[Tool, ...]]
     unix: ClassVar[bool]  # whether it can listen on a Unix socket instead
+    drops_root: ClassVar[bool]  # whether a process of it is not root, and has files to reach
 
     def start(self, at: Place, behind: Sequence[Place]) -> None:
         """Start it and return when it listens; behind are the servers that it asks itself."""

@@ -35,6 +35,7 @@ class WebServer:
 
     tools: ClassVar[tuple[Tool, ...]] = (_NGINX,)
     unix: ClassVar[bool] = False
+    drops_root: ClassVar[bool] = True
 
     message_bytes: int
     sendfile: bool = False
@@ -57,6 +58,7 @@ class LoadBalancer:
 
     tools: ClassVar[tuple[Tool, ...]] = (_NGINX,)
     unix: ClassVar[bool] = False
+    drops_root: ClassVar[bool] = True
 
     upstream_keepalive: bool
     balancer_workers: int = 2
@@ -87,6 +89,8 @@ class Wrk:
     threads: int = 2
 
     def __post_init__(self) -> None:
+        if self.threads > self.connections:
+            raise ValueError(f"threads are {self.threads}, more than connections")
         self._response_bytes = 0
 
     @property
@@ -113,6 +117,7 @@ class Wrk:
             requests=report.requests,
             seconds=report.duration_s,
             payload_bytes=report.requests * self.message_bytes,
+            packets=2 * report.requests,
             metrics={"req_s": report.requests_per_s, **latency_values(latency)},
             argv=argv,
             errors=report.errors,

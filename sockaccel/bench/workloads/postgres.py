@@ -61,8 +61,10 @@ class Postgres:
         Tool("setpriv", "util-linux"),
     )
     unix: ClassVar[bool] = True
+    drops_root: ClassVar[bool] = True
 
     scale: int = 1  # of 100,000 accounts
+    clients: int = 1  # how many it must take at once
 
     def start(self, at: Place, behind: Sequence[Place]) -> None:
         """Start it; the first time, make its database."""
@@ -73,6 +75,8 @@ class Postgres:
             self._make(at, data)
         argv = [*_as_user(), self.tools[0].find(), "-D", str(data), "-c", f"port={PORT}"]
         argv += ["-c", f"unix_socket_directories={at.directory}", "-c", "fsync=off"]
+        # 100 is its default, and it keeps some for itself.
+        argv += ["-c", f"max_connections={max(100, self.clients + 10)}"]
         argv += ["-c", f"listen_addresses={'' if at.socket else at.address}"]
         child = at.start(argv)
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -136,6 +140,7 @@ class PgBench:
             requests=transactions,
             seconds=transactions / rate,
             payload_bytes=transactions * _TRANSACTION_BYTES,
+            packets=2 * transactions,
             metrics={"req_s": rate, **latency_values(latency)},
             argv=argv,
             errors={"failed": failed},

@@ -34,6 +34,7 @@ class RedisServer:
 
     tools: ClassVar[tuple[Tool, ...]] = (Tool("redis-server", "redis-server"),)
     unix: ClassVar[bool] = True
+    drops_root: ClassVar[bool] = False
 
     def start(self, at: Place, behind: Sequence[Place]) -> None:
         """Start it; return when it answers."""
@@ -120,6 +121,8 @@ class RedisBenchmark:
             requests=requests,
             seconds=requests / figures["rps"],
             payload_bytes=requests * self.message_bytes,
+            # What is pipelined goes together, and its answers come together.
+            packets=2 * (requests // self.pipeline),
             metrics={
                 "req_s": figures["rps"],
                 **{name: figures[column] * 1000 for name, column in _COLUMNS.items()},

@@ -39,6 +39,7 @@ class SocketServer:
 
     tools: ClassVar[tuple[Tool, ...]] = (COMPILER,)
     unix: ClassVar[bool] = True
+    drops_root: ClassVar[bool] = False
 
     mode: str
     message_bytes: int
@@ -107,10 +108,18 @@ class SocketClient:
     def _outcome(self, argv: list[str], said: Said) -> Outcome:
         if self.streams:
             rate = {"bytes_s": said.bytes / said.seconds}
-            return Outcome(said.operations, said.seconds, said.bytes, rate, argv)
+            return Outcome(said.operations, said.seconds, said.bytes, 0, rate, argv)
         latency = Latency(self._load, said.histogram)
         metrics = {"req_s": said.operations / said.seconds, **latency_values(latency)}
-        outcome = Outcome(said.operations, said.seconds, said.bytes, metrics, argv, latency=latency)
+        outcome = Outcome(
+            said.operations,
+            said.seconds,
+            said.bytes,
+            2 * said.operations,
+            metrics,
+            argv,
+            latency=latency,
+        )
         due = self.rate * self.connections * said.seconds
         if said.operations < LEAST_OF_RATE * due:
             outcome.problems.append(f"{said.operations} messages, {due:.0f} were due")

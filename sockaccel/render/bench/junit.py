@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from sockaccel.render.bench.document import interval_text, scenarios
+from sockaccel.render.table import printable
 from sockaccel.render.units import times_text
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def as_junit(result: Result) -> str:
         suite = ET.SubElement(
             root,
             "testsuite",
-            name=name,
-            timestamp=result.started,
+            name=printable(name),
+            timestamp=printable(result.started),
             tests=str(len(cases)),
             failures=str(sum(not case.valid for case in cases)),
             errors="0",
@@ -28,7 +29,9 @@ def as_junit(result: Result) -> str:
         )
         properties = ET.SubElement(suite, "properties")
         for key, value in [*result.machine.items(), *result.parameters.items()]:
-            ET.SubElement(properties, "property", name=str(key), value=_clean(str(value)))
+            ET.SubElement(
+                properties, "property", name=printable(str(key)), value=printable(str(value))
+            )
         for case in cases:
             _case(suite, case)
     for left in result.left_out:
@@ -39,11 +42,10 @@ def as_junit(result: Result) -> str:
 
 def _case(suite: ET.Element, case: CaseResult) -> None:
     seconds = sum(run.seconds for run in case.runs)
-    test = ET.SubElement(
-        suite, "testcase", classname=case.scenario, name=case.case, time=f"{seconds:.3f}"
-    )
+    names = {"classname": printable(case.scenario), "name": printable(case.case)}
+    test = ET.SubElement(suite, "testcase", names, time=f"{seconds:.3f}")
     if not case.valid:
-        problems = [_clean(problem) for problem in case.all_problems]
+        problems = [printable(problem) for problem in case.all_problems]
         failure = ET.SubElement(test, "failure", type="INVALID", message=problems[0])
         failure.text = "\n".join(problems)
         return
@@ -51,25 +53,22 @@ def _case(suite: ET.Element, case: CaseResult) -> None:
     for metric in case.metrics:
         ratio = case.gain(metric.name)
         if ratio:
-            lines.append(f"{metric.label}: {times_text(ratio.median)} ({interval_text(ratio)})")
-    ET.SubElement(test, "system-out").text = _clean("\n".join(lines))
+            label = printable(metric.label)
+            lines.append(f"{label}: {times_text(ratio.median)} ({interval_text(ratio)})")
+    ET.SubElement(test, "system-out").text = "\n".join(lines)
 
 
 def _left_out(root: ET.Element, left: LeftOut, result: Result) -> None:
     suite = ET.SubElement(
         root,
         "testsuite",
-        name=left.scenario,
-        timestamp=result.started,
+        name=printable(left.scenario),
+        timestamp=printable(result.started),
         tests="1",
         failures="0",
         errors="0",
         skipped="1",
     )
-    test = ET.SubElement(suite, "testcase", classname=left.scenario, name="all", time="0")
-    ET.SubElement(test, "skipped", message=_clean(f"{left.reason}; {left.hint}"))
-
-
-def _clean(text: str) -> str:
-    """Return a text without the characters that XML cannot hold."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    names = {"classname": printable(left.scenario), "name": "all"}
+    test = ET.SubElement(suite, "testcase", names, time="0")
+    ET.SubElement(test, "skipped", message=printable(f"{left.reason}; {left.hint}"))

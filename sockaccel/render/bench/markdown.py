@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from sockaccel.render.bench.document import Document, Section, Table, document
+from sockaccel.render.table import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,4 +52,4 @@ def _line(cells: Sequence[str]) -> str:
 
 def _escaped(text: str) -> str:
     """Return a text that means itself: `~` would strike through, `|` end a cell."""
-    return re.sub(r"([\\`*_|~<>\[\]])", r"\\\1", text.replace("\n", " "))
+    return re.sub(r"([\\`*_|~<>\[\]])", r"\\\1", printable(text.replace("\n", " ")))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from itertools import count
 from typing import TYPE_CHECKING
 
 from sockaccel.render.bench.document import Document, Notice, Section, Table, document, scenarios
+from sockaccel.render.bench.markup import escaped
 from sockaccel.render.bench.plots import Figure, figures_of_case, figures_of_scenario
 from sockaccel.render.bench.style import CSS
 
@@ -34,7 +34,7 @@ def _head(title: str) -> list[str]:
         '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{escaped(title)}</title>",
         '<link rel="icon" href="data:,">',
         f"<style>\n{CSS}</style>",
         "</head>",
@@ -43,7 +43,7 @@ def _head(title: str) -> list[str]:
 
 
 def _body(shown: Document, result: Result) -> Iterator[str]:
-    yield f"<header><h1>{escape(shown.title)}</h1></header>\n<main>"
+    yield f"<header><h1>{escaped(shown.title)}</h1></header>\n<main>"
     if shown.notices:
         yield f'<ul class="notices">{"".join(map(_notice, shown.notices))}</ul>'
     if shown.overview:
@@ -52,18 +52,18 @@ def _body(shown: Document, result: Result) -> Iterator[str]:
     for section, cases in zip(shown.sections, scenarios(result).values(), strict=True):
         yield from _section(section, _figures(cases, names))
     yield "</main>\n<footer>"
-    yield from (f"<p>{escape(line)}</p>" for line in shown.footer)
+    yield from (f"<p>{escaped(line)}</p>" for line in shown.footer)
     yield "</footer>"
 
 
 def _notice(notice: Notice) -> str:
     kind = "warning" if notice.word == "WARNING" else "bad"
-    return f'<li class="{kind}"><strong>{escape(notice.word)}</strong>{escape(notice.text)}</li>'
+    return f'<li class="{kind}"><strong>{escaped(notice.word)}</strong>{escaped(notice.text)}</li>'
 
 
 def _section(section: Section, rows: Iterable[Iterable[Figure]]) -> Iterator[str]:
     yield "<section>"
-    yield f"<h2>{escape(section.name)} <small>{escape(section.title)}</small></h2>"
+    yield f"<h2>{escaped(section.name)} <small>{escaped(section.title)}</small></h2>"
     yield from map(_table, section.tables)
     for figures in rows:
         yield '<div class="figures">'
@@ -82,7 +82,7 @@ def _figures(cases: list[CaseResult], names: Iterator[str]) -> Iterator[Iterable
 
 def _figure(figure: Figure) -> str:
     return (
-        f"<figure>\n<figcaption>{escape(figure.caption)}</figcaption>\n{figure.svg}\n"
+        f"<figure>\n<figcaption>{escaped(figure.caption)}</figcaption>\n{figure.svg}\n"
         f"<details><summary>Data</summary>{_table(figure.table)}</details>\n</figure>"
     )
 
@@ -90,13 +90,13 @@ def _figure(figure: Figure) -> str:
 def _table(table: Table) -> str:
     """Return a table that scrolls by itself where the screen is narrow."""
     head = "".join(
-        f'<th scope="col"{_class(index, table)}>{escape(cell)}</th>'
+        f'<th scope="col"{_class(index, table)}>{escaped(cell)}</th>'
         for index, cell in enumerate(table.headers)
     )
     rows = "\n".join(_rows(table))
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.caption)}">'
-        f"<table><caption>{escape(table.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(table.caption)}">'
+        f"<table><caption>{escaped(table.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )
 
@@ -112,9 +112,9 @@ def _rows(table: Table) -> Iterator[str]:
 
 def _cells(row: Iterable[str], table: Table) -> str:
     return "".join(
-        f'<th scope="row"{_class(index, table)}>{escape(cell)}</th>'
+        f'<th scope="row"{_class(index, table)}>{escaped(cell)}</th>'
         if index < table.names
-        else f"<td{_class(index, table, cell)}>{escape(cell)}</td>"
+        else f"<td{_class(index, table, cell)}>{escaped(cell)}</td>"
         for index, cell in enumerate(row)
     )
 

@@ -198,14 +198,16 @@ def _by_size(cases: Sequence[CaseResult], name: str, which: str) -> Figure:
     }
     sizes = [bytes_text(case.parameters[MESSAGE_BYTES]).replace(".0 ", " ") for case in ordered]
     caption = f"{metric.label} next to baseline, by message size{which and ', '}{which}"
-    ends = [
+    # 1: no difference; without a ratio (of a metric that was 0 in a run) it stands alone.
+    ends = [1.0]
+    ends += [
         end
         for of_arm in ratios.values()
         for each in of_arm.values()
         for end in (each.low, each.high)
     ]
     x = Axis("message size", -0.5, len(sizes) - 0.5, list(enumerate(sizes)))
-    y = linear_axis(f"ratio to {BASELINE}", min(1.0, *ends), max(1.0, *ends), "{:g}x".format)
+    y = linear_axis(f"ratio to {BASELINE}", min(ends), max(ends), "{:g}x".format)
     series = [
         _ratio_series(
             arm, ordered[0].arms.index(arm), of_arm, (place - (len(ratios) - 1) / 2) * ARM_GAP

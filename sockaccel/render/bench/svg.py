@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING
+
+from sockaccel.render.bench.markup import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,7 +94,7 @@ def chart(
     """Return a chart; name is unique in the page, rule a value of y that is marked."""
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}">',
-        f'<title id="{name}">{escape(title)}</title>',
+        f'<title id="{name}">{escaped(title)}</title>',
         *_legend(series),
         *_y_axis(y),
         *_x_axis(x),
@@ -117,11 +118,11 @@ def _y_axis(axis: Axis) -> Iterator[str]:
     for value, text in axis.ticks:
         at = _down(axis, value)
         yield f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>'
-        yield f'<text class="end" x="{LEFT - 6}" y="{at + 4:.1f}">{escape(text)}</text>'
+        yield f'<text class="end" x="{LEFT - 6}" y="{at + 4:.1f}">{escaped(text)}</text>'
     middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
     yield (
         f'<text class="middle" transform="translate(12 {middle:.0f}) rotate(-90)">'
-        f"{escape(axis.label)}</text>"
+        f"{escaped(axis.label)}</text>"
     )
 
 
@@ -131,9 +132,9 @@ def _x_axis(axis: Axis) -> Iterator[str]:
     for value, text in axis.ticks:
         at = _across(axis, value)
         yield f'<path class="axis" d="M{at:.1f} {bottom}v5"/>'
-        yield f'<text class="middle" x="{at:.1f}" y="{bottom + 18}">{escape(text)}</text>'
+        yield f'<text class="middle" x="{at:.1f}" y="{bottom + 18}">{escaped(text)}</text>'
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
-    yield f'<text class="middle" x="{middle:.0f}" y="{HEIGHT - 8}">{escape(axis.label)}</text>'
+    yield f'<text class="middle" x="{middle:.0f}" y="{HEIGHT - 8}">{escaped(axis.label)}</text>'
 
 
 def _legend(series: Sequence[Series]) -> Iterator[str]:
@@ -141,7 +142,7 @@ def _legend(series: Sequence[Series]) -> Iterator[str]:
     for index, each in enumerate(series):
         at = LEFT + index * width
         yield f'<g class="s{each.colour}">{_mark(each.colour, at + 6, 14)}</g>'
-        yield f'<text x="{at + 16:.1f}" y="18">{escape(each.label)}</text>'
+        yield f'<text x="{at + 16:.1f}" y="18">{escaped(each.label)}</text>'
 
 
 def _series(x: Axis, y: Axis, series: Series) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sockaccel.render.bench.document import Document, Notice, Section, Table, document
-from sockaccel.render.table import render_table
+from sockaccel.render.table import printable, render_table
 
 if TYPE_CHECKING:
     from sockaccel.bench.result import Result
@@ -22,16 +22,18 @@ def text(shown: Document) -> str:
     # At the end, where a terminal stops.
     overview = f"{shown.overview.caption}\n{_table(shown.overview)}" if shown.overview else ""
     sections = map(_section, shown.sections)
-    blocks = [shown.title, notices, *sections, overview, "\n".join(shown.footer)]
+    footer = "\n".join(map(printable, shown.footer))
+    blocks = [printable(shown.title), notices, *sections, overview, footer]
     return "\n\n".join(block for block in blocks if block)
 
 
 def _notice(notice: Notice) -> str:
-    return f"{notice.word}  {notice.text}"
+    return f"{notice.word}  {printable(notice.text)}"
 
 
 def _section(section: Section) -> str:
-    return f"{section.name}: {section.title}\n" + "\n\n".join(map(_table, section.tables))
+    heading = printable(f"{section.name}: {section.title}")
+    return f"{heading}\n" + "\n\n".join(map(_table, section.tables))
 
 
 def _table(table: Table) -> str:
