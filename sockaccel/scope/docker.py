@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from sockaccel.errors import DockerError, InputError, reason
@@ -205,7 +206,15 @@ class Docker:
             raise
         except (docker.errors.DockerException, OSError, *_NONSENSE) as error:
             self.close()
+            _release(error)
             raise _cannot_reach(self.url, _why(error)) from error
+
+
+def _release(error: BaseException | None) -> None:
+    """Close at once, not when garbage is collected, the socket that docker-py could not connect."""
+    while error:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def snapshot(docker_host: str | None = None) -> list[Container]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sockaccel.agent.watcher import Message
 
-# docker-py leaves it to the garbage collector to close a socket that it could not connect.
+# docker-py does not close a socket that it could not connect, see scope/docker.py.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import socket
 import subprocess
 import sys
 import threading
@@ -17,10 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# docker-py leaves it to the garbage collector to close a socket that it could not connect.
+# docker-py does not close a socket that it could not connect, see _release().
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
 )
+
+
+def unused_sockets() -> set[socket.socket]:
+    """Return the Unix sockets that are open, but neither bound nor connected."""
+    every = (each for each in gc.get_objects() if type(each) is socket.socket)
+    ours = (each for each in every if each.fileno() != -1 and each.family is socket.AF_UNIX)
+    return {each for each in ours if "addr=" not in repr(each)}
 
 
 @pytest.fixture
@@ -143,11 +152,13 @@ def test_one_container_is_found_by_its_id(daemon: FakeDocker) -> None:
 
 def test_a_client_that_failed_begins_anew(daemon: FakeDocker) -> None:
     web = daemon.add("web", 4242)
+    before = unused_sockets()
     with Docker(daemon.url) as client:
         client.ping()
         daemon.die()
         with pytest.raises(DockerError, match="cannot reach Docker"):
             client.ping()
+        assert unused_sockets() <= before
         with pytest.raises(DockerError, match=r"connection refused \(ECONNREFUSED\)"):
             client.ping()
         daemon.start()
