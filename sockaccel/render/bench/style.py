@@ -34,10 +34,10 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: 0.9rem; }
 .notices .bad { border-color: var(--bad); }
 .notices strong { margin-right: 0.5rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding: 0.5rem 0; }
 th, td {
-  padding: 0.25rem 0.9rem 0.25rem 0; text-align: right; white-space: nowrap;
+  padding: 0.25rem 0.75rem 0.25rem 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line);
 }
 tbody tr.first > * { border-top: 2px solid var(--line); }
