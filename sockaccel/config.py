@@ -199,9 +199,9 @@ def _example(option: click.Option) -> str:
     if wanted is bool:
         text = "true"
     elif wanted is str:
-        choices = getattr(option.type, "choices", None)
+        choices = getattr(option.type, "choices", None) or [getattr(option.type, "example", None)]
         default = option.default if isinstance(option.default, str) else option.metavar
-        text = f'"{choices[0] if choices else default or "TEXT"}"'
+        text = f'"{choices[0] or default or "TEXT"}"'
     else:
         text = str(option.default if isinstance(option.default, int | float) else 1)
     return f"{option.name} = [{text}]" if option.multiple else f"{option.name} = {text}"

@@ -108,6 +108,8 @@ def one_line(value: str) -> str:
 
 
 def reason(error: OSError) -> str:
-    """Return ``<what the C library says> (<ERRNO>)`` for an OSError."""
-    number = error.errno or 0
+    """Return ``<what the C library says> (<ERRNO>)`` for an OSError; without a number, its text."""
+    number = error.errno
+    if not number:
+        return str(error) or type(error).__name__
     return f"{os.strerror(number).lower()} ({errno.errorcode.get(number, number)})"

@@ -16,6 +16,7 @@ from sockaccel.agent.notify import Notifier
 from sockaccel.agent.presence import Presence
 from sockaccel.cli import values
 from sockaccel.cli.enable import BLIND, report_trial
+from sockaccel.cli.enable import command as enable
 from sockaccel.cli.options import Checked, enable_options, resolve
 from sockaccel.datapath import lifecycle, pins
 from sockaccel.errors import InputError
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--debounce",
     metavar="MIN:MAX",
-    type=Checked(Window.parse),
+    type=Checked(Window.parse, str(DEFAULT)),
     default=str(DEFAULT),
     show_default=True,
     help="Act on what Docker tells when it has been quiet for MIN, after MAX at the latest.",
@@ -47,6 +48,7 @@ def command(
     /,
     *,
     force: bool,
+    dry_run: bool,
     disable_on_exit: bool,
     debounce: str,
     **given: Any,
@@ -64,6 +66,9 @@ def command(
       sockaccel agent --opt-in                    those with the label sockaccel.enable=true
       sockaccel agent --project shop --policy all
     """  # noqa: D301 - \b is click's
+    if dry_run:
+        context.invoke(enable, force=force, dry_run=True, **given)
+        return
     settings: Settings = context.obj
     window = Window.parse(debounce)
     options = resolve(given)

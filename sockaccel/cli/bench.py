@@ -21,6 +21,7 @@ from sockaccel.cli.bench_output import (
     exit_code,
     finite,
     gate_option,
+    show_result,
     write,
     write_github,
 )
@@ -29,6 +30,7 @@ from sockaccel.cli.main import Settings, output_option
 from sockaccel.errors import InputError, reason
 from sockaccel.render.bench.document import comparison_document
 from sockaccel.render.bench.text import text
+from sockaccel.render.color import colored
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
 from sockaccel.render.units import percent_text
@@ -90,7 +92,7 @@ def report(
     result = read(file)
     code = exit_code(result, gate)
     if output_file is None:
-        click.echo(FORMS[form](result), nl=form == "table")
+        show_result(form, result)
     elif form == GITHUB:
         write_github(output_file, result)
     else:
@@ -113,13 +115,14 @@ def compare_files(settings: Settings, a: Path, b: Path) -> None:
     if settings.json:
         print_json("sockaccel.bench-compare/1", **encode(comparison))
     else:
-        click.echo(text(comparison_document(comparison, str(a), str(b))))
+        click.echo(colored(text(comparison_document(comparison, str(a), str(b)))))
 
 
 @command.command("power", short_help="What so many runs on this machine can tell.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--pairs",
+    metavar="N",
     type=click.IntRange(min=MIN_PAIRS),
     help="Of runs in a comparison.  [default: as many as there are baseline runs]",
 )

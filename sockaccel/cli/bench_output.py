@@ -20,6 +20,7 @@ from sockaccel.render.bench.junit import as_junit
 from sockaccel.render.bench.markdown import as_markdown
 from sockaccel.render.bench.page import as_html
 from sockaccel.render.bench.text import as_text
+from sockaccel.render.color import colored
 from sockaccel.render.table import printable
 
 if TYPE_CHECKING:
@@ -143,6 +144,15 @@ gate_option = click.option(
     help=f"Exit with 1 unless it holds, as '{gates.EXAMPLE}'; FIELD: {', '.join(gates.FIELDS)}."
     " Repeatable.",
 )
+
+
+def show_result(form: str, result: Result) -> None:
+    """Print a result on stdout."""
+    text = FORMS[form](result)
+    if form == "table":
+        click.echo(colored(text))
+    else:
+        click.echo(text, nl=False)
 
 
 def exit_code(result: Result, conditions: tuple[Gate, ...]) -> int:

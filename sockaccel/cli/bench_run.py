@@ -17,7 +17,7 @@ from sockaccel.bench.runner import Plan, arms_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
 from sockaccel.bench.stage import Setting, default_policy
 from sockaccel.bench.stats import MIN_PAIRS
-from sockaccel.cli.bench_output import FORMS, exit_code, finite, result_options
+from sockaccel.cli.bench_output import exit_code, finite, result_options, show_result
 from sockaccel.cli.bench_progress import ProgressLine
 from sockaccel.cli.main import Settings, output_option
 from sockaccel.errors import HostError, InputError
@@ -64,11 +64,13 @@ def _parameter(text: str) -> tuple[str, Any]:
 )
 @click.option(
     "--pairs",
+    metavar="N",
     type=click.IntRange(min=MIN_PAIRS),
     help=f"Rounds of one run per arm. [default: {PAIRS}; with --quick: {MIN_PAIRS}]",
 )
 @click.option(
     "--seconds",
+    metavar="SECONDS",
     type=click.FloatRange(0.1, 3600),
     callback=finite,
     help="Length of a run. Default: the scenario's own.",
@@ -170,7 +172,7 @@ def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], output
     result, interrupted = run_plan(plan, left_out, report=progress, store=outputs.keep)
     progress.clear()
     # First: a file that cannot be written must not lose it.
-    click.echo(FORMS["json" if settings.json else "table"](result), nl=not settings.json)
+    show_result("json" if settings.json else "table", result)
     outputs.write(result)
     if interrupted:
         say(f"Interrupted by {interrupted}; everything was removed.")
@@ -184,7 +186,7 @@ def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], output
 @click.pass_obj
 def list_(settings: Settings, scenario: tuple[str, ...]) -> None:
     """Show the scenarios, and what this machine lacks for them; of named ones, the cases."""
-    scenarios = choose(load_all(), scenario)
+    scenarios = choose(load_all(), scenario, verb="list")
     if settings.json:
         print_json(LIST_SCHEMA, scenarios=[_as_json(each) for each in scenarios])
     else:
@@ -225,10 +227,12 @@ def choose(
     scenarios: Mapping[str, Scenario],
     names: Sequence[str],
     parameters: Mapping[str, Any] | None = None,
+    *,
+    verb: str = "run",
 ) -> list[Scenario]:
     """Return the named scenarios, with the named cases alone where one is named; or all.
 
-    parameters: what is to be other than the scenarios have it.
+    parameters: what is to be other than the scenarios have it; verb: the command that asks.
 
     Raises:
         InputError: there is no such scenario, case or parameter.
@@ -244,8 +248,8 @@ def choose(
             near = nearest(case, known) if known else nearest(scenario, scenarios)
             best = f"{scenario}/{near}" if known else near
             raise InputError(
-                f"cannot run scenario '{name}': there is none of that name",
-                f"sockaccel bench run {best}" if near else "sockaccel bench list",
+                f"cannot {verb} scenario '{name}': there is none of that name",
+                f"sockaccel bench {verb} {best}" if near else "sockaccel bench list",
             )
         cases.setdefault(scenario, []).extend([case] if case else known)
     return [

@@ -11,6 +11,8 @@ import click
 from sockaccel import config
 from sockaccel.cli import values
 from sockaccel.cli.main import Settings, output_option
+from sockaccel.cli.options import check_together
+from sockaccel.errors import ConfigError, InputError
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
 
@@ -81,6 +83,10 @@ def check(context: click.Context, path: Path | None) -> None:
     root = context.find_root()
     file = config.load(path) if path else values.file_of(root)
     file.check(values.keys(root))
+    try:
+        check_together(file.values)
+    except InputError as error:
+        raise ConfigError(f"cannot use '{file.path}': {error}", error.hint) from error
     if settings.json:
         print_json(
             "sockaccel.config-check/1",
@@ -102,11 +108,14 @@ def _settings(root: click.Context, name: str) -> list[_Setting]:
     inner = asked.make_context(name, [], parent=root)
     inner.close()
     found = []
+    # Of several commands with the same key, values.keys() has the option of the first.
+    own = {option.name: option for option in asked.params if isinstance(option, click.Option)}
     for key, option in values.keys(root).items():
         context = root if option in group.params else inner
         if key in context.params:
             value = _plain(context.params[key])
-            found.append(_Setting(key, value, values.origin(context, option)))
+            origin = values.origin(context, option if context is root else own[key])
+            found.append(_Setting(key, value, origin))
     return found
 
 

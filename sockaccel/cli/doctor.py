@@ -13,6 +13,7 @@ from sockaccel.cli.main import Settings, output_option
 from sockaccel.inspect.doctor import examine
 from sockaccel.inspect.environment import Host
 from sockaccel.inspect.finding import Verdict
+from sockaccel.render.color import colored
 from sockaccel.render.json import print_json
 from sockaccel.render.table import GAP, render_table
 from sockaccel.signals import Interrupted, raising
@@ -61,7 +62,7 @@ def _print_json(report: Report) -> None:
 
 
 def _print(report: Report) -> None:
-    click.echo(render_table(("VERDICT", "CHECK", "EVIDENCE"), _rows(report)))
+    click.echo(colored(render_table(("VERDICT", "CHECK", "EVIDENCE"), _rows(report))))
     counts = ", ".join(f"{report.count(each)} {each}" for each in Verdict)
     click.echo(f"\nLinux {report.kernel}: {counts}")
     if report.not_tried:

@@ -38,7 +38,6 @@ BLIND = (
 
 @click.command("enable", short_help="Accelerate new local connections.")
 @enable_options
-@click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, stop.")
 @output_option
 @click.pass_obj
 def command(settings: Settings, /, *, force: bool, dry_run: bool, **values: Any) -> None:

@@ -158,7 +158,8 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
-        show(SockaccelError(f"cannot go on: {reason(error)}", "run again with --debug"))
+        where = f" with '{error.filename}'" if error.filename else ""
+        show(SockaccelError(f"cannot go on{where}: {reason(error)}", "run again with --debug"))
         # What could not be written must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

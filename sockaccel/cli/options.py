@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from sockaccel.datapath.options import (
     DEFAULT_MAX_CONNECTIONS,
@@ -17,8 +18,8 @@ from sockaccel.datapath.programs import executable_names, name_key
 from sockaccel.errors import InputError, one_line
 from sockaccel.inspect.processes import any_program
 from sockaccel.scope.cgroup import check_cgroup, default_cgroup
+from sockaccel.scope.docker import docker_url
 from sockaccel.scope.ports import parse_ports
-from sockaccel.scope.selection import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,17 +35,30 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Checked(_TextType):
     """Text that resolve() will be able to use: where it cannot, that is said of whoever gave it.
 
-    So that `config check` finds in a file what `enable` would refuse.
+    So that `config check` finds in a file what `enable` would refuse. example: one that it takes.
     """
 
     name = "text"
 
-    def __init__(self, check: Callable[[str], object]) -> None:
+    def __init__(self, check: Callable[[str], object], example: str) -> None:
         self._check = check
+        self.example = example
 
-    def convert(self, value: str, _: click.Parameter | None, __: click.Context | None) -> str:
-        """Return the text as it is."""
-        self._check(value)  # raises InputError, which says more than click does
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text as it is.
+
+        Raises:
+            InputError: what is wrong with it, which says more than click does.
+            BadParameter: the same, of a variable: the hint of the error is for a flag.
+
+        """
+        try:
+            self._check(value)
+        except InputError as error:
+            source = ctx.get_parameter_source(param.name or "") if ctx and param else None
+            if source is ParameterSource.ENVIRONMENT:
+                raise click.BadParameter(str(error), ctx, param) from error
+            raise
         return value
 
 
@@ -56,20 +70,22 @@ def _check_program_name(name: str) -> None:
         )
 
 
-def _named(what: str, hint: str) -> Checked:
+def _named(what: str, hint: str, example: str) -> Checked:
     """Return the type of a name: '' would be the working directory, or nobody's."""
 
     def check(name: str) -> None:
         if not name:
             raise InputError(f"cannot use {what} '': it is empty", hint)
 
-    return Checked(check)
+    return Checked(check, example)
 
 
+_PROGRAM = Checked(_check_program_name, "nginx")
 _OPTIONS = (
     click.option(
         "--cgroup",
         metavar="PATH",
+        type=Checked(check_cgroup, "/sys/fs/cgroup"),
         help="Only sockets made in it or below. Default: the root of cgroup v2.",
     ),
     click.option(
@@ -90,21 +106,21 @@ _OPTIONS = (
     click.option(
         "--accelerate",
         metavar="PROGRAM",
-        type=Checked(_check_program_name),
+        type=_PROGRAM,
         multiple=True,
         help="Name of an executable that --policy safe is to take as known; may be given again.",
     ),
     click.option(
         "--keep-on-tcp",
         metavar="PROGRAM",
-        type=Checked(_check_program_name),
+        type=_PROGRAM,
         multiple=True,
         help="Name of an executable whose sockets stay on TCP; may be given again.",
     ),
     click.option(
         "--netns",
         metavar="PATH",
-        type=_named("network namespace", "lsns -t net -o PID,NSFS,COMMAND"),
+        type=_named("network namespace", "lsns -t net -o PID,NSFS,COMMAND", "/run/netns/NAME"),
         multiple=True,
         help="A network namespace to put in scope; may be given again.",
     ),
@@ -114,21 +130,21 @@ _OPTIONS = (
     click.option(
         "--network",
         metavar="NAME",
-        type=_named("network", "docker network ls"),
+        type=_named("network", "docker network ls", "NAME"),
         multiple=True,
         help="Only containers attached to this Docker network; may be given again for others.",
     ),
     click.option(
         "--project",
         metavar="NAME",
-        type=_named("project", "docker compose ls"),
+        type=_named("project", "docker compose ls", "NAME"),
         multiple=True,
         help="Only containers of this Compose project; may be given again for others.",
     ),
     click.option(
         "--ports",
         metavar="LIST",
-        type=Checked(parse_ports),
+        type=Checked(parse_ports, "80,8000-8999"),
         help="Listeners' ports, such as 80,8000-8999.",
     ),
     click.option(
@@ -140,9 +156,13 @@ _OPTIONS = (
         help="More stay on TCP.",
     ),
     click.option(
-        "--docker-host", metavar="URL", help="Default: DOCKER_HOST, else unix:///run/docker.sock."
+        "--docker-host",
+        metavar="URL",
+        type=Checked(docker_url, "unix:///run/docker.sock"),
+        help="Default: DOCKER_HOST, else unix:///run/docker.sock.",
     ),
     click.option("--force", is_flag=True, help="Go on although this kernel failed the trial."),
+    click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, stop."),
 )
 
 
@@ -176,13 +196,19 @@ def resolve(values: Mapping[str, Any]) -> Options:
         network=tuple(sorted(set(values["network"]))),
         project=tuple(sorted(set(values["project"]))),
     )
-    _check_programs(options.policy, options.accelerate, options.keep_on_tcp)
-    _check_selection(options)
+    check_together(values)
     _warn_of_strangers(*options.accelerate, *options.keep_on_tcp)
     return options
 
 
-def _check_programs(policy: str, accelerate: tuple[str, ...], keep_on_tcp: tuple[str, ...]) -> None:
+def check_together(values: Mapping[str, Any]) -> None:
+    """Refuse values of these options that contradict each other; one that is missing says nothing.
+
+    Raises:
+        InputError: two of them do.
+
+    """
+    accelerate, keep_on_tcp = (values.get(name, ()) for name in ("accelerate", "keep_on_tcp"))
     # Compared as the kernel side does: 15 characters.
     refused = {name_key(name) for name in keep_on_tcp}
     for name in accelerate:
@@ -191,15 +217,13 @@ def _check_programs(policy: str, accelerate: tuple[str, ...], keep_on_tcp: tuple
                 f"cannot accelerate program '{name}': it is given with --keep-on-tcp, too",
                 "give it once",
             )
-    if policy == "all" and (accelerate or keep_on_tcp):
+    if values.get("policy") == "all" and (accelerate or keep_on_tcp):
         raise InputError(
             "cannot tell programs apart: --policy all does not ask which they are",
             "--policy safe",
         )
-
-
-def _check_selection(options: Options) -> None:
-    if options.scope == "all" and options.selection != Policy():
+    selecting = any(values.get(name) for name in ("opt_in", "network", "project"))
+    if values.get("scope") == "all" and selecting:
         raise InputError(
             "cannot select containers: --scope all puts every network namespace in scope",
             "--scope docker",

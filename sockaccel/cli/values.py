@@ -78,7 +78,7 @@ def prepare(
     if name in CONFIGURED:
         file.check(keys(root))
     if root.default_map is not None:
-        root.default_map[name] = _defaults(root, file, command, shared)
+        root.default_map[name] = _defaults(root, file, command, shared, words)
 
 
 def keys(root: click.Context) -> dict[str, click.Option]:
@@ -117,7 +117,7 @@ def origin(context: click.Context, option: click.Option) -> Origin:
     if source is ParameterSource.COMMANDLINE:
         return Origin("flag", max(option.opts, key=len))
     if source is ParameterSource.ENVIRONMENT:
-        names = option.envvar or f"{context.auto_envvar_prefix}_{option.name}".upper()
+        names = option.envvar or f"{context.auto_envvar_prefix}_{_word(option)}".upper()
         names = [names] if isinstance(names, str) else names
         return Origin("environment", next(name for name in names if os.environ.get(name)))
     if source is ParameterSource.DEFAULT_MAP:
@@ -141,30 +141,37 @@ def _options(command: click.Command) -> list[click.Option]:
     return [option for option in command.params if isinstance(option, click.Option)]
 
 
+def _word(option: click.Option) -> str:
+    """Return an option as it is typed: the name of its parameter may be another."""
+    return max(option.opts, key=len).lstrip("-").replace("-", "_")
+
+
 def _name_variables(command: click.Command, path: list[str], shared: set[str | None]) -> None:
     """Let SOCKACCEL_ENABLE_POLICY and SOCKACCEL_POLICY give --policy of `enable`."""
     for option in _options(command):
         # The short names of global options are theirs: `sockaccel -o table status` must not be
         # overruled by the variable a second time, for `status`.
         if option.name not in shared and option.allow_from_autoenv and not option.envvar:
-            own = "_".join(("SOCKACCEL", *path, option.name or ""))
-            option.envvar = [
-                name.replace("-", "_").upper() for name in (own, f"SOCKACCEL_{option.name}")
-            ]
+            own = "_".join(("SOCKACCEL", *path, _word(option))).replace("-", "_")
+            option.envvar = [name.upper() for name in (own, f"SOCKACCEL_{_word(option)}")]
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             _name_variables(inner, [*path, name], shared)
 
 
 def _defaults(
-    root: click.Context, file: Config, command: click.Command, shared: set[str | None]
+    root: click.Context,
+    file: Config,
+    command: click.Command,
+    shared: set[str | None],
+    words: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the file's values for a command, and for those below it by name."""
+    """Return the file's values for a command, and for those below it that its words name."""
     mine = {option.name for option in _options(command)} & file.values.keys() - shared
     # Only then are the other commands imported: `status` must be quick.
     known = keys(root) if mine else {}
     found = file.defaults({key: known[key] for key in known.keys() & mine})
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            found[name] = _defaults(root, file, inner, shared)
+        for name in command.commands.keys() & set(words):
+            found[name] = _defaults(root, file, command.commands[name], shared, words)
     return found

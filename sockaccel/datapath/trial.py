@@ -214,7 +214,7 @@ class _Lab:
         except _Unexpected as finding:
             self._seen[STOPPED] = str(finding)
         except OSError as error:  # of a socket; a timeout has no number
-            self._seen[STOPPED] = f"a socket failed: {reason(error) if error.errno else error}"
+            self._seen[STOPPED] = f"a socket failed: {reason(error)}"
         return Trial(verdict, **facts, seen=self._seen)
 
     # --- The facts

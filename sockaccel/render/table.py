@@ -1,4 +1,4 @@
-"""Plain-text tables for people: columns two blanks apart, no frames, no colour."""
+"""Plain-text tables for people: columns two blanks apart, no frames."""
 
 from __future__ import annotations
 

@@ -115,7 +115,11 @@ def _example(option: click.Option, wrong: str = "") -> str:
         return f"{name} {_nearest(wrong, choices) or choices[0]}"
     if isinstance(option.default, int | float | str):
         return f"{name} {option.default}"
-    return f"{name} {option.metavar or option.type.name.upper()}"
+    least = getattr(option.type, "min", None)
+    if least is not None:
+        return f"{name} {least}"
+    example = getattr(option.type, "example", None)  # of cli.options.Checked
+    return f"{name} {example or option.metavar or option.type.name.upper()}"
 
 
 def _with_arguments(context: click.Context) -> str:

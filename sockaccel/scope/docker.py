@@ -260,12 +260,10 @@ def _check_socket(url: str) -> None:
         except TimeoutError as error:
             raise _cannot_reach(url, "it does not accept connections") from error
         except OSError as error:
-            # A path longer than a Unix socket's can be has no number.
-            why = reason(error) if error.errno else str(error)
             # Only where nobody listens is there anything to start.
             start = error.errno in (errno.ENOENT, errno.ECONNREFUSED)
             hint = "systemctl start docker" if start else _LOOK
-            raise _cannot_reach(url, why, hint) from error
+            raise _cannot_reach(url, reason(error), hint) from error
 
 
 def _why(error: Exception) -> str:

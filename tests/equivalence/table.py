@@ -43,7 +43,7 @@ class Known:
     """A difference that redirection makes on the kernels of today."""
 
     row: str
-    """Of hazards.md."""
+    """Of the hazards that docs/semantics.md lists."""
     cause: str
     seen: Mapping[str, Any]
     """What the accelerated run observes in place of what plain TCP does; nothing else differs."""

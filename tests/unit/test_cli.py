@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from sockaccel.cli import dump, main
-from sockaccel.datapath import lifecycle, state
+from sockaccel.datapath import lifecycle, pins, state
 from sockaccel.datapath.layout import Conn, ConnRecord, PairKey, Reason, Side
 from sockaccel.datapath.options import Options
 from sockaccel.datapath.state import Datapath, Loaded, Program
@@ -209,7 +209,7 @@ def test_what_is_no_option_or_value_is_a_usage_error(run: Run, args: list[str]) 
         (
             "enable --port 80",
             "use option '--port' of 'sockaccel enable': there is no such option",
-            "sockaccel enable --ports LIST",
+            "sockaccel enable --ports 80,8000-8999",
         ),
         (
             "enable --qqq",
@@ -241,11 +241,11 @@ def test_what_is_no_option_or_value_is_a_usage_error(run: Run, args: list[str]) 
             "use option '--max-connections': 'x' is not an integer",
             "--max-connections 65536",
         ),
-        ("disable --wait x", "use option '--wait': 'x' is not a number", "--wait SECONDS"),
+        ("disable --wait x", "use option '--wait': 'x' is not a number", "--wait 0"),
         (
             "disable --wait",
             "use option '--wait': it requires an argument",
-            "sockaccel disable --wait SECONDS",
+            "sockaccel disable --wait 0",
         ),
         (
             "--debug=1 disable",
@@ -302,6 +302,31 @@ def test_a_variable_that_is_wrong_is_named(
     error, hint = error_lines(capsys.readouterr().err)
     assert error.startswith(f"Error: cannot use variable '{name}': 'x' is not one of ")
     assert hint == f"Hint: unset {name}"
+
+
+def test_a_variable_whose_text_is_wrong_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOCKACCEL_PORTS", "80-70")
+    assert in_process(monkeypatch, "config", "show") == 2
+    error, hint = error_lines(capsys.readouterr().err)
+    named = "Error: cannot use variable 'SOCKACCEL_PORTS': "
+    assert error.startswith(f"{named}cannot use ports '80-70'")
+    assert hint == "Hint: unset SOCKACCEL_PORTS"
+
+
+def test_the_agent_only_says_what_it_would_do_when_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(lifecycle, "check_capabilities", lambda: None)
+    monkeypatch.setattr(pins, "check", lambda _: None)
+    pin_dir = tmp_path / "pins"
+    words = ("--pin-dir", pin_dir, "agent", "--scope", "all", "--dry-run")
+    assert in_process(monkeypatch, *words) == 0
+    assert f"Would load sock_ops, sk_msg and sk_skb and pin them in {pin_dir}" in (
+        capsys.readouterr().out
+    )
+    assert not pin_dir.exists()
 
 
 def test_without_a_command_the_help_is_shown_too(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import bench_samples as samples
+import click
 import jsonschema
 import pytest
 
@@ -86,6 +87,27 @@ def test_report_is_a_table_unless_told_otherwise(bench: Callable[..., Done], goo
     assert (done.code, done.err) == (0, "")
     assert "keepalive-on  requests/s" in done.out
     assert done.out.endswith("one below 0.5 %.\n")
+
+
+def test_verdicts_have_colour_where_it_is_wanted(
+    bench: Callable[..., Done], good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = bench("report", good).out
+    assert "better" in plain
+    assert "\x1b" not in plain
+    monkeypatch.setenv("SOCKACCEL_COLOR", "always")
+    colored = bench("report", good).out
+    assert "\x1b[32m\x1b[1mbetter\x1b[0m" in colored
+    assert click.unstyle(colored) == plain
+    assert "\x1b" not in bench("report", good, "--format", "markdown").out
+    monkeypatch.setenv("SOCKACCEL_COLOR", "never")
+    assert bench("report", good).out == plain
+
+
+def test_list_of_what_is_not_there_hints_at_another_list(bench: Callable[..., Done]) -> None:
+    error, hint = refused(bench("list", "echo/65"))
+    assert error == "Error: cannot list scenario 'echo/65': there is none of that name"
+    assert hint == "Hint: sockaccel bench list echo/65536"
 
 
 def test_report_reads_stdin(

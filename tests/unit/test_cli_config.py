@@ -66,6 +66,18 @@ def test_json_says_where_each_value_comes_from(file: Path, monkeypatch: pytest.M
         assert found[key] == {"value": value, "origin": origin, "source": source}
 
 
+@pytest.mark.parametrize("command", values.CONFIGURED)
+def test_a_short_variable_is_found_for_every_command(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOCKACCEL_PORTS", "80")
+    monkeypatch.setenv("SOCKACCEL_MAX_CONNECTIONS", "7")
+    answer = json.loads(run("config", "show", "--for", command, "-o", "json").stdout)
+    found = {each["key"]: (each["value"], each["source"]) for each in answer["keys"]}
+    assert found["ports"] == ("80", "SOCKACCEL_PORTS")
+    assert found["max_connections"] == (7, "SOCKACCEL_MAX_CONNECTIONS")
+
+
 def test_the_table_says_it_when_asked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('netns = ["/a", "/b"]')
     monkeypatch.setenv("SOCKACCEL_ENABLE_POLICY", "all")
@@ -101,6 +113,8 @@ def test_check_says_what_a_right_file_sets(file: Path, tmp_path: Path) -> None:
         ('debounce = "5s:1s"', "it is not MIN:MAX with MIN <= MAX <= 60s, each in ms or s"),
         ('accelerate = ["bin/x"]', "it is not the name of an executable"),
         ('netns = ["/a", ""]', "it is empty"),
+        ('cgroup = "/no/such"', "no such file or directory (ENOENT)"),
+        ('docker_host = "unix:x"', "only containers of this host can be accelerated"),
     ],
 )
 def test_check_refuses_the_text_that_a_command_would_refuse(
@@ -112,6 +126,32 @@ def test_check_refuses_the_text_that_a_command_would_refuse(
     assert said.startswith(f"Error: cannot use key '{key}' of '{file}': "), said
     assert said.splitlines()[0].endswith(problem), said
     assert run("enable", "--dry-run", code=78).stderr == said
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "hint"),
+    [
+        ('accelerate = ["a"]\nkeep_on_tcp = ["a"]', "is given with --keep-on-tcp", "give it once"),
+        ('accelerate = ["a"]\npolicy = "all"', "does not ask which they are", "--policy safe"),
+        ('scope = "all"\nopt_in = true', "cannot select containers", "--scope docker"),
+    ],
+)
+def test_check_refuses_what_contradicts_itself(
+    file: Path, text: str, problem: str, hint: str
+) -> None:
+    file.write_text(text)
+    error, said = run("config", "check", code=78).stderr.splitlines()
+    assert error.startswith(f"Error: cannot use '{file}': cannot ")
+    assert problem in error
+    assert said == f"Hint: {hint}"
+
+
+def test_the_hint_is_a_line_for_the_file(file: Path) -> None:
+    file.write_text("ports = 80")
+    assert run("config", "check", code=78).stderr.splitlines() == [
+        f"Error: cannot use key 'ports' of '{file}': it must be a string, not an integer",
+        'Hint: ports = "80,8000-8999"',
+    ]
 
 
 def test_check_of_a_wrong_file_is_one_line_and_a_hint(tmp_path: Path) -> None:

@@ -162,6 +162,18 @@ def test_no_variable_means_two_things() -> None:
             assert meanings.setdefault(variable, option.name) == option.name
 
 
+def test_a_variable_is_named_as_the_option_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the parameter behind it has another name, too."""
+    for variable, words in (
+        ("SOCKACCEL_FORMAT", ("bench", "report", "x.json")),
+        ("SOCKACCEL_FOR", ("config", "show")),
+        ("SOCKACCEL_SET", ("bench", "run")),
+    ):
+        monkeypatch.setenv(variable, "bogus")
+        assert "bogus" in run(*words, code=2).stderr
+        monkeypatch.delenv(variable)
+
+
 def run(*words: str | Path, code: int) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "sockaccel", *words]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
@@ -193,6 +205,7 @@ def test_what_only_enable_needs_stops_enable_and_nothing_else(
 ) -> None:
     write(f'pin_dir = "/none"\n{text}')
     run("status", code=3)
+    run("bench", "list", "echo", code=0)
     said = run("enable", code=78).stderr.splitlines()
     assert said[0].startswith("Error: cannot use key '")
     assert said[1].startswith("Hint: ")
@@ -237,8 +250,8 @@ def test_a_reload_reads_the_file_again_and_keeps_flags_and_environment(
     context = started("--max-connections", "9", "--netns", "/x")
     before = dict(context.params)
     assert values.reload(context) == before
-    write('cgroup = "/other"\nports = "82"\nmax_connections = 2\nnetns = ["/y"]')
-    assert values.reload(context) == before | {"policy": "safe", "cgroup": "/other"}
+    write('docker_host = "unix:///other"\nports = "82"\nmax_connections = 2\nnetns = ["/y"]')
+    assert values.reload(context) == before | {"policy": "safe", "docker_host": "unix:///other"}
     assert context.params == before
 
 
