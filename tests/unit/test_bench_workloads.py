@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sockaccel.bench.result import Latency, Load
+from sockaccel.bench.arms import Arm
+from sockaccel.bench.proof import Evidence, problems_of_run
+from sockaccel.bench.result import Latency, Load, Proof
 from sockaccel.bench.workloads import CLIENTS, SERVERS, http
 from sockaccel.bench.workloads.base import compact, latency_values
 from sockaccel.bench.workloads.postgres import parse_pgbench, read_logs
@@ -185,6 +187,24 @@ def test_wrks_exit_code_is_not_asked_whether_all_went_well(
     assert sum(outcome.errors.values()) == 1000 * (said == ["nginx: no live upstreams"])
     assert outcome.payload_bytes == 612_000
     assert outcome.metrics["latency_saturated_us_p99"] == 9.0
+
+
+def test_no_answer_at_all_is_a_run_without_latencies_and_no_error_of_its_own(
+    tmp_path: Path,
+) -> None:
+    latency = {
+        "min": 0, "max": 0, "mean": 0.0, "stdev": 0.0, "percentiles": {"50": 0}, "histogram": [],
+    }  # fmt: skip
+    report = wrk_report(requests=0, bytes=0, latency_us=latency)
+    place: Any = WrkPlace(tmp_path, report)
+    client = http.Wrk(message_bytes=612, connections=10)
+    client.prepare(place, place)
+    outcome = client.load(place, place, 1.0)
+    assert outcome.metrics == {"req_s": 0.0}
+    assert outcome.latency is None
+    proof = Proof(active=False, redirected_bytes=0, tcp_bytes=0, interface_bytes=0)
+    run = Evidence(Arm.BASELINE, outcome, proof, 1, 0.9, others_on=False, data_packets=0)
+    assert problems_of_run(run) == ["baseline: no request was answered"]
 
 
 def test_a_compact_histogram_has_every_count_within_half_a_bucket() -> None:
