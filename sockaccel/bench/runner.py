@@ -6,7 +6,7 @@ import os
 import platform
 import random
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ from sockaccel.bench.result import CaseResult, LeftOut, Metric, Result, Run
 from sockaccel.bench.stage import Cast, Setting, Stage, check_permitted
 from sockaccel.bench.summary import conclude
 from sockaccel.bench.workloads.base import per
-from sockaccel.errors import BenchError
-from sockaccel.signals import Interrupted
+from sockaccel.errors import HostError, NotPermittedError, SockaccelError, reason
+from sockaccel.signals import Interrupted, interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -108,15 +108,18 @@ def run_plan(
     *,
     report: Callable[[Progress], None] = lambda _: None,
     store: Callable[[Result], None] = lambda _: None,
-) -> tuple[Result, Interrupted | None]:
+) -> tuple[Result, Interrupted | SockaccelError | OSError | None]:
     """Make all runs and return what they found; store is called after each case.
 
-    A case that turns out invalid ends there, and the next one begins. A signal ends the
-    session and is returned with the result, which holds what was done until then.
+    A case that turns out invalid ends there, and the next one begins; those of a scenario
+    whose lab cannot be built are invalid. A signal ends the session, and so does a lab that
+    cannot be removed: nothing is to be built beside its rest. Either is returned with the
+    result, which holds what was done until then; what could not be removed after a signal
+    is the signal's __cause__.
 
     Raises:
         NotPermittedError: not root.
-        HostError: this host cannot do it.
+        HostError: this host cannot do it, as was found before anything was measured.
 
     """
     check_permitted()
@@ -151,26 +154,57 @@ def run_plan(
                 store(with_advice(result))
     except Interrupted as signal:
         return with_advice(result), signal
+    except (SockaccelError, OSError) as error:
+        if found := interruption():
+            found.__cause__ = error
+            return with_advice(result), found
+        if not result.cases:
+            raise
+        return with_advice(result), error
     return with_advice(replace(result, finished=_now())), None
 
 
 def _cases(
     plan: Plan, rng: random.Random, report: Callable[[Progress], None]
 ) -> Generator[CaseResult, None, None]:
+    counted = False
     for scenario in plan.scenarios:
         stage = Stage(scenario, plan.setting)
+        unbuilt: list[str] = []
         # Twice: a signal is raised once, and may be so just before the inner clean-up.
-        with closing(stage), stage:
+        with closing(stage), ExitStack() as stack:
+            try:
+                stack.enter_context(stage)
+            except (SockaccelError, OSError) as error:
+                unbuilt = [_borne(error, counted=counted)]
             for case in scenario.cases:
                 recorder = _Recorder(plan, scenario, case, report)
+                recorder.problems += unbuilt
                 try:
-                    recorder.play(stage, balanced_order(recorder.arms, plan.rounds, rng))
-                except BenchError as error:
-                    recorder.problems.append(str(error))
+                    if not unbuilt:
+                        order = balanced_order(recorder.arms, plan.rounds, rng)
+                        recorder.attempt(stage, order, counted=counted)
                 except Interrupted:
                     yield recorder.result()
                     raise
+                counted = counted or recorder.counted
                 yield recorder.result()
+
+
+def _borne(error: SockaccelError | OSError, *, counted: bool) -> str:
+    """Return what is a problem of a case or two; raise what ends the session.
+
+    That is the signal whose clean-up met the error; and, before any run has counted, what
+    this host cannot do, which every case would find out anew.
+    """
+    if signal := interruption():
+        raise signal from error
+    if not counted and isinstance(error, NotPermittedError | HostError):
+        raise error
+    if isinstance(error, SockaccelError):
+        return str(error)
+    where = f" '{error.filename}'" if error.filename else ""
+    return f"cannot measure: {reason(error)}{where}"
 
 
 class _Recorder:
@@ -190,13 +224,23 @@ class _Recorder:
         self._runs: list[Run] = []
         self._commands: dict[str, list[str]] = {}
 
-    def play(self, stage: Stage, order: Sequence[Sequence[Arm]]) -> None:
-        """Make a warm-up of each arm, then every round, up to the first problem.
+    @property
+    def counted(self) -> bool:
+        """Whether there is a run besides the warm-ups."""
+        return any(not run.warm_up for run in self._runs)
 
-        Raises:
-            BenchError: a run could not be made.
+    def attempt(self, stage: Stage, order: Sequence[Sequence[Arm]], *, counted: bool) -> None:
+        """Play it, and note the error of a run that could not be made as a problem.
 
+        counted: whether another case has a run that counts; raises as _borne() does.
         """
+        try:
+            self._play_all(stage, order)
+        except (SockaccelError, OSError) as error:
+            self.problems.append(_borne(error, counted=counted or self.counted))
+
+    def _play_all(self, stage: Stage, order: Sequence[Sequence[Arm]]) -> None:
+        """Make a warm-up of each arm, then every round, up to the first problem."""
         for number, arms in enumerate([self.arms, *order]):
             played: list[Played] = []
             for position, arm in enumerate(arms, 1):

@@ -20,7 +20,8 @@ from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.cli.bench_output import FORMS, exit_code, finite, result_options
 from sockaccel.cli.bench_progress import ProgressLine
 from sockaccel.cli.main import Settings, output_option
-from sockaccel.errors import HostError, InputError
+from sockaccel.errors import HostError, InputError, SockaccelError, reason
+from sockaccel.render.errors import show
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
 from sockaccel.render.units import duration_text
@@ -154,8 +155,20 @@ def run(
             )
             return _measure(settings, plan, left_out, outputs)
     except Interrupted as signal:
+        return _interrupted(signal)
+
+
+def _interrupted(signal: Interrupted) -> int:
+    """Say what a signal has ended, and return the exit code."""
+    left = signal.__cause__
+    if isinstance(left, OSError):
+        left = SockaccelError(f"cannot remove what was built: {reason(left)}")
+    if isinstance(left, SockaccelError):
+        show(left)
+        say(f"Interrupted by {signal}; not everything may have been removed.")
+    else:
         say(f"Interrupted by {signal}; everything was removed.")
-        return signal.exit_code
+    return signal.exit_code
 
 
 def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], outputs: Outputs) -> int:
@@ -167,14 +180,15 @@ def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], output
     about = duration_text(plan.estimated_s())
     say(f"{plan.runs()} runs, about {about}; Ctrl-C ends it and shows what there is until then.")
     progress = ProgressLine(plan.runs())
-    result, interrupted = run_plan(plan, left_out, report=progress, store=outputs.keep)
+    result, ending = run_plan(plan, left_out, report=progress, store=outputs.keep)
     progress.clear()
     # First: a file that cannot be written must not lose it.
     click.echo(FORMS["json" if settings.json else "table"](result), nl=not settings.json)
     outputs.write(result)
-    if interrupted:
-        say(f"Interrupted by {interrupted}; everything was removed.")
-        return interrupted.exit_code
+    if isinstance(ending, Interrupted):
+        return _interrupted(ending)
+    if ending is not None:
+        raise ending
     return exit_code(result, outputs.gates)
 
 
