@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 # What servers, switch and proof take of a run besides its length, in the published results.
 SET_UP_S = {"netns": 0.5, "docker": 2.5}
+CONTEXT_SWITCHES = [f"context_switches_per_{per(streams=each)[0]}" for each in (True, False)]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,16 @@ def arms_of(scenario: Scenario, wanted: Sequence[Arm], topology: str) -> list[Ar
     """
     possible = (Arm.BASELINE, Arm.ACCELERATED) if topology == "docker" else tuple(Arm)
     return [arm for arm in scenario.arms if arm in wanted and arm in possible]
+
+
+def metrics_of(scenario: Scenario, case: Case, topology: str) -> list[Metric]:
+    """Return those of a scenario's metrics that a case of it has in a topology.
+
+    Of processes in containers, which are no children of ours, nobody adds up the context
+    switches.
+    """
+    unknown = CONTEXT_SWITCHES if topology == "docker" else ()
+    return [metric for metric in scenario.metrics(case) if metric.name not in unknown]
 
 
 @dataclass(frozen=True)
@@ -220,7 +231,7 @@ class _Recorder:
         self._case = case
         self._cast = Cast(scenario, case)
         self._report = report
-        self._metrics = scenario.metrics(case)
+        self._metrics = metrics_of(scenario, case, plan.setting.topology)
         self._runs: list[Run] = []
         self._commands: dict[str, list[str]] = {}
 
@@ -253,7 +264,6 @@ class _Recorder:
     def result(self) -> CaseResult:
         """Return what was found."""
         scenario, case = self._scenario, self._case
-        measured = {name for run in self._runs for name in run.metrics}
         return CaseResult(
             scenario=scenario.name,
             case=case.name,
@@ -262,8 +272,8 @@ class _Recorder:
             parameters=case.parameters,
             commands=self._commands,
             arms=[str(arm) for arm in self.arms],
-            # Without a run, what it would have been; in containers some costs are not known.
-            metrics=[each for each in self._metrics if not measured or each.name in measured],
+            # All of them, also where no run has got as far: gates name them.
+            metrics=self._metrics,
             runs=self._runs,
             problems=self.problems,
         )

@@ -13,7 +13,7 @@ from sockaccel.bench.arms import Arm
 from sockaccel.bench.command import BLIND, say
 from sockaccel.bench.passage import closed_directory
 from sockaccel.bench.result import LeftOut
-from sockaccel.bench.runner import Plan, arms_of, run_plan
+from sockaccel.bench.runner import Plan, arms_of, metrics_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
 from sockaccel.bench.stage import Setting, default_policy
 from sockaccel.bench.stats import MIN_PAIRS
@@ -136,7 +136,7 @@ def run(
     if quick and not arm:
         arms = [Arm.BASELINE, Arm.ACCELERATED]
     possible, left_out = _split(scenarios, topology, arms, named=bool(scenario))
-    _check_gates(outputs, scenarios)
+    _check_gates(outputs, scenarios, topology)
     setting = Setting(
         topology, policy or "safe", check_cgroup(cgroup) if cgroup is not None else None
     )
@@ -339,13 +339,20 @@ def _lacks(scenario: Scenario) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _check_gates(outputs: Outputs, scenarios: Sequence[Scenario]) -> None:
+def _check_gates(outputs: Outputs, scenarios: Sequence[Scenario], topology: str) -> None:
+    cases = [(scenario, case) for scenario in scenarios for case in scenario.cases]
     metrics = {
         f"{scenario.name}/{case.name}": [metric.name for metric in scenario.metrics(case)]
-        for scenario in scenarios
-        for case in scenario.cases
+        for scenario, case in cases
     }
     gate.check_names(outputs.gates, metrics)
+    measured = {metric.name for each in cases for metric in metrics_of(*each, topology)}
+    for each in outputs.gates:
+        if each.metric not in measured:
+            raise InputError(
+                f"cannot use gate '{each}': '{each.metric}' is not measured in topology {topology}",
+                "--topology netns",
+            )
 
 
 def _as_json(scenario: Scenario) -> dict[str, object]:

@@ -13,12 +13,24 @@ import pytest
 
 from sockaccel.bench import runner
 from sockaccel.bench.arms import Arm
+from sockaccel.bench.gate import judge, parse
 from sockaccel.bench.proof import Evidence
-from sockaccel.bench.result import ContextSwitches, Cpu, Latency, LeftOut, Load, Memory, Proof
+from sockaccel.bench.result import (
+    ContextSwitches,
+    Cpu,
+    Latency,
+    LeftOut,
+    Load,
+    Memory,
+    Proof,
+    dumps,
+    loads,
+)
 from sockaccel.bench.runner import SET_UP_S, Plan, Progress, run_plan
 from sockaccel.bench.scenario import load_all
 from sockaccel.bench.stage import Played, Setting
 from sockaccel.bench.workloads.base import Outcome
+from sockaccel.cli.bench_output import FORMS
 from sockaccel.errors import BenchError, HostError, InputError, NotPermittedError
 from sockaccel.signals import Interrupted, raising
 
@@ -389,10 +401,33 @@ def test_what_is_not_known_in_containers_is_no_metric(
         return replace(played, context_switches=None)
 
     monkeypatch.setattr(stage, "change", staticmethod(change))
+    in_containers = Setting(topology="docker")
+    result, _ = run_plan(plan(only(ECHO, "64"), only(STREAM, "16384"), setting=in_containers))
+    assert result.valid
+    for case in result.cases:
+        assert {metric.name for metric in case.metrics} == set(case.runs[0].metrics)
+        assert not [name for name in case.runs[0].metrics if name.startswith("context")]
+
+
+def test_a_case_whose_only_run_measured_nothing_is_judged_and_shown_as_invalid(
+    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(_: int, played: Played) -> Played:
+        outcome = replace(played.evidence.outcome, requests=0, metrics={"req_s": 0.0}, latency=None)
+        return replace(played, evidence=replace(played.evidence, outcome=outcome))
+
+    monkeypatch.setattr(stage, "change", staticmethod(change))
     result, _ = run_plan(plan(only(ECHO, "64")))
-    names = [metric.name for metric in result.cases[0].metrics]
-    assert names[0] == "req_s"
-    assert not [name for name in names if name.startswith("context")]
+    gates = [
+        parse(f"echo.{name}.ratio<=1")
+        for name in ("req_s", "latency_saturated_us_p99", "context_switches_per_million")
+    ]
+    found = judge(gates, loads(dumps(result), "it"))
+    assert [each.text.partition(": ")[2] for each in found] == [
+        "INVALID: baseline: no request was answered"
+    ] * 3
+    for form in FORMS.values():
+        assert "no request was answered" in form(result)
 
 
 def test_costs_are_reckoned_by_request_or_by_gibibyte() -> None:

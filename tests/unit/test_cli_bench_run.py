@@ -332,6 +332,21 @@ def test_a_gate_that_names_nothing_is_refused_before_anything_runs(session: Sess
     assert session.plan is None
 
 
+def test_a_gate_on_what_is_not_known_in_containers_is_refused_before_anything_runs(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_run.dockerd, "missing", list)
+    gate = "nginx-lb.context_switches_per_million.ratio<=1"
+    error = run("nginx-lb", "--topology", "docker", "--gate", gate).exception
+    assert isinstance(error, InputError)
+    name = "context_switches_per_million"
+    assert str(error) == f"cannot use gate '{gate}': '{name}' is not measured in topology docker"
+    assert error.hint == "--topology netns"
+    assert session.plan is None
+    run("nginx-lb", "--gate", gate)
+    assert session.plan
+
+
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch, session: Session) -> None:
     assert run("echo").return_value == 1  # no case is no valid result
     monkeypatch.setattr(bench_run, "run_plan", Session(Interrupted(2)))
