@@ -55,6 +55,7 @@ class Child:
         prepare: Callable[[], None] | None = None,
     ) -> None:
         self.argv = list(argv)
+        self.killed = False  # whether end() had to, so that the kernel added up less of it
         try:
             self._popen = subprocess.Popen(
                 self.argv,
@@ -112,6 +113,7 @@ class Child:
             with suppress(subprocess.TimeoutExpired):
                 self._popen.communicate(timeout=grace_s)
                 return
+            self.killed = True
             with suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):

@@ -49,6 +49,18 @@ def test_a_child_that_does_not_get_ready_is_ended(script: str, said: str) -> Non
     assert time.monotonic() - start < 20
 
 
+def test_a_child_that_had_to_be_killed_is_known() -> None:
+    polite, deaf = (
+        python(f"import signal, time; {deafness}; print('ready', flush=True); time.sleep(60)")
+        for deafness in ("pass", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    )
+    for child in (polite, deaf):
+        child.await_ready("it", 10.0)
+        child.end(grace_s=1.0)
+        assert not child.running()
+    assert (polite.killed, deaf.killed) == (False, True)
+
+
 def test_prepare_runs_in_the_child(tmp_path: Path) -> None:
     def prepare() -> None:
         (tmp_path / "pid").write_text(str(os.getpid()))

@@ -13,7 +13,7 @@ from sockaccel.bench.proof import Evidence, problems_of_run
 from sockaccel.bench.result import Latency, Load, Proof
 from sockaccel.bench.workloads import CLIENTS, SERVERS, http
 from sockaccel.bench.workloads.base import compact, latency_values
-from sockaccel.bench.workloads.postgres import parse_pgbench, read_logs
+from sockaccel.bench.workloads.postgres import _ready, parse_pgbench, read_logs
 from sockaccel.bench.workloads.redis import parse_csv
 from sockaccel.bench.workloads.sockets import SocketClient, compile_sockets, parse_client
 from sockaccel.errors import BenchError, HostError
@@ -93,6 +93,19 @@ def test_pgbenchs_logs_become_one_histogram(tmp_path: Path) -> None:
 def test_no_log_of_pgbench_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="pgbench's log"):
         read_logs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pid", "status", "ready"),
+    [(4711, "ready   ", True), (4711, "starting", False), (4712, "ready   ", False)],
+)
+def test_postgres_is_ready_when_the_one_that_was_started_says_so(
+    tmp_path: Path, pid: int, status: str, ready: bool
+) -> None:
+    assert not _ready(tmp_path, 4711)
+    lines = [str(pid), "/data", "1700000000", "5432", "/run", "10.0.0.1", "  1234 5", status]
+    (tmp_path / "postmaster.pid").write_text("".join(f"{line}\n" for line in lines))
+    assert _ready(tmp_path, 4711) == ready
 
 
 def test_the_socket_client_is_read() -> None:
