@@ -146,7 +146,8 @@ def run_load(
 ) -> str:
     """Run a load generator, which ends by itself after so many seconds, and return its stdout.
 
-    start starts it; meanwhile is called with its process id now and then, as long as it runs.
+    start starts it; meanwhile is called with its process id at once, and then now and then, as
+    long as it runs.
 
     Raises:
         BenchError: it failed, or did not end.
@@ -175,12 +176,13 @@ def _wait_watching(
 ) -> subprocess.CompletedProcess[str]:
     deadline = time.monotonic() + timeout_s
     while True:
+        # First: the client may be quicker than a tick.
+        meanwhile(child.pid)
         try:
             return child.wait(TICK_S)
         except subprocess.TimeoutExpired:
             if time.monotonic() > deadline:
                 raise
-            meanwhile(child.pid)
 
 
 def run_checked(argv: Sequence[str], *, timeout_s: float = 30.0) -> str:
