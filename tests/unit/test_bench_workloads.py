@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sockaccel.bench.arms import Arm
+from sockaccel.bench.process import Child
 from sockaccel.bench.proof import Evidence, problems_of_run
 from sockaccel.bench.result import Latency, Load, Proof
-from sockaccel.bench.workloads import CLIENTS, SERVERS, http
+from sockaccel.bench.workloads import CLIENTS, SERVERS, http, redis
 from sockaccel.bench.workloads.base import compact, latency_values
 from sockaccel.bench.workloads.postgres import _ready, parse_pgbench, read_logs
 from sockaccel.bench.workloads.redis import parse_csv
@@ -19,7 +20,7 @@ from sockaccel.bench.workloads.sockets import SocketClient, compile_sockets, par
 from sockaccel.errors import BenchError, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 REDIS = (
     '"test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms",'
@@ -68,6 +69,36 @@ def test_redis_benchmark_is_read() -> None:
 def test_what_is_not_the_test_that_was_asked_for_is_an_error(text: str, command: str) -> None:
     with pytest.raises(BenchError, match="what redis-benchmark said"):
         parse_csv(text, command)
+
+
+class HostPlace:
+    """This host, as a node."""
+
+    address = "127.0.0.1"
+    socket = None
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def start(self, argv: Sequence[str]) -> Child:
+        return Child(argv)
+
+    def call(self, function: Callable[[], str]) -> str:
+        return function()
+
+
+def test_a_redis_that_ends_at_once_is_said_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "redis-server"
+    # It writes its log to stdout.
+    program.write_text("#!/bin/sh\necho first\necho '# Failed listening, aborting.'\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setattr(redis, "PORT", 1)  # where nobody listens
+    place: Any = HostPlace(tmp_path)
+    with pytest.raises(BenchError, match=r"^cannot start redis-server: # Failed listening"):
+        redis.RedisServer().start(place, [])
 
 
 def test_pgbench_is_read() -> None:
