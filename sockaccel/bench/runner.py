@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import subprocess
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from sockaccel.bench.result import CaseResult, LeftOut, Metric, Result, Run
 from sockaccel.bench.stage import Cast, Setting, Stage, check_permitted
 from sockaccel.bench.summary import conclude
 from sockaccel.bench.workloads.base import per
-from sockaccel.errors import HostError, NotPermittedError, SockaccelError, reason
+from sockaccel.errors import BenchError, HostError, NotPermittedError, SockaccelError, reason
 from sockaccel.signals import Interrupted, interruption
 
 if TYPE_CHECKING:
@@ -212,10 +213,16 @@ def _borne(error: SockaccelError | OSError, *, counted: bool) -> str:
         raise signal from error
     if not counted and isinstance(error, NotPermittedError | HostError):
         raise error
+    return _text(error)
+
+
+def _text(error: Exception) -> str:
     if isinstance(error, SockaccelError):
         return str(error)
-    where = f" '{error.filename}'" if error.filename else ""
-    return f"cannot measure: {reason(error)}{where}"
+    if isinstance(error, OSError) and error.errno:
+        where = f" '{error.filename}'" if error.filename else ""
+        return f"cannot measure: {reason(error)}{where}"
+    return f"cannot measure: {error}"
 
 
 class _Recorder:
@@ -247,7 +254,7 @@ class _Recorder:
         """
         try:
             self._play_all(stage, order)
-        except (SockaccelError, OSError) as error:
+        except SockaccelError as error:
             self.problems.append(_borne(error, counted=counted or self.counted))
 
     def _play_all(self, stage: Stage, order: Sequence[Sequence[Arm]]) -> None:
@@ -285,7 +292,11 @@ class _Recorder:
         )
         self._report(progress)
         length = self._plan.seconds_of if number else self._plan.warm_up_s
-        played = stage.play(self._cast, arm, length(self._scenario))
+        try:
+            played = stage.play(self._cast, arm, length(self._scenario))
+        except (OSError, subprocess.SubprocessError) as error:
+            # Not that of a report, which nobody may be there to read.
+            raise BenchError(_text(error)) from error
         outcome = played.evidence.outcome
         run = Run(
             round=number,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -245,6 +246,11 @@ def test_a_round_whose_runs_contradict_each_other_ends_its_case(
             FileNotFoundError(errno.ENOENT, "", "/sys/fs/cgroup/x/cpu.stat"),
             "cannot measure: no such file or directory (ENOENT) '/sys/fs/cgroup/x/cpu.stat'",
         ),
+        (TimeoutError("timed out"), "cannot measure: timed out"),
+        (
+            subprocess.TimeoutExpired("nginx", 10.0),
+            "cannot measure: Command 'nginx' timed out after 10.0 seconds",
+        ),
     ],
 )
 def test_a_run_that_could_not_be_made_is_a_problem_of_its_case(
@@ -280,6 +286,17 @@ def test_what_this_host_could_do_before_is_a_problem_of_one_case(
     assert ending is None
     assert [case.valid for case in result.cases] == [number == 30, number != 30, True]
     assert result.finished
+
+
+def test_a_session_whose_reports_nobody_reads_ends(stage: type[FakeStage]) -> None:
+    def report(progress: Progress) -> None:
+        if progress.value:
+            raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        run_plan(plan(only(ECHO, "1", "64")), report=report)
+    assert len(stage.played) == 1
+    assert stage.opened == 0
 
 
 def failing(name: str, error: Exception) -> Any:
