@@ -5,15 +5,9 @@
 --
 -- Latencies are wrk's histogram: microseconds from request to response, with
 -- wrk's correction for coordinated omission (synthetic samples for slow ones).
--- "histogram" holds every value that occurred and how often.
-
-local percentiles = { 50, 75, 90, 95, 99, 99.9, 99.99 }
+-- Every value that occurred, and how often.
 
 function done(summary, latency)
-   local at = {}
-   for i, percent in ipairs(percentiles) do
-      at[i] = string.format('"%s":%d', tostring(percent), latency:percentile(percent))
-   end
    local histogram = {}
    for i = 1, #latency do
       histogram[i] = string.format("[%d,%d]", latency(i))
@@ -22,10 +16,9 @@ function done(summary, latency)
    local report = string.format(
       '{"schema":"sockaccel.wrk/1","requests":%d,"bytes":%d,"duration_us":%d,'
          .. '"errors":{"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d},'
-         .. '"latency_us":{"min":%d,"max":%d,"mean":%.3f,"stdev":%.3f,"percentiles":{%s},"histogram":[%s]}}\n',
+         .. '"latency_us":[%s]}\n',
       summary.requests, summary.bytes, summary.duration,
       errors.connect, errors.read, errors.write, errors.status, errors.timeout,
-      latency.min, latency.max, latency.mean, latency.stdev, table.concat(at, ","),
       table.concat(histogram, ","))
    local path = os.getenv("WRK_REPORT")
    local out = path and assert(io.open(path, "w")) or io.stderr

@@ -31,7 +31,7 @@ class Interrupted(BaseException):
 class _State:
     held = 0
     pending: int | None = None
-    raised = False
+    raised: Interrupted | None = None
 
 
 def _on_signal(signum: int, _frame: FrameType | None) -> None:
@@ -43,8 +43,8 @@ def _on_signal(signum: int, _frame: FrameType | None) -> None:
 def _raise_pending() -> None:
     if _State.pending is not None and not _State.held:
         signum, _State.pending = _State.pending, None
-        _State.raised = True
-        raise Interrupted(signum)
+        _State.raised = Interrupted(signum)
+        raise _State.raised
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def raising() -> Iterator[None]:
 
     Any further one is ignored: the first has started the clean-up.
     """
-    _State.pending, _State.raised = None, False
+    _State.pending, _State.raised = None, None
     before = {
         signum: signal.signal(signum, _on_signal)
         for signum in SIGNALS
@@ -64,6 +64,16 @@ def raising() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        _State.raised = None
+
+
+def interruption() -> Interrupted | None:
+    """Return what was raised so far in the block of raising(), if anything was.
+
+    An error of the clean-up that it started takes its place. Whoever goes on after an error
+    has to ask here first, because no other signal will be raised.
+    """
+    return _State.raised
 
 
 @contextmanager

@@ -66,7 +66,9 @@ class Cost:
         """End the servers, and add what they have used."""
         ended = of_ended_children()
         end_servers()
-        self._used += of_ended_children() - ended - self._before
+        used = of_ended_children() - ended - self._before
+        # Before, it was told in ticks; and what was killed may leave children to others.
+        self._used += used.or_nothing()
 
     def cpu(self, outcome: Outcome, *, streams: bool) -> Cpu:
         """Return the processor time."""

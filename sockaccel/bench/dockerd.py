@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 60.0
+REMOVE_TIMEOUT_S = 60.0
 
 # Waits until its owner closes its stdin or is killed, then removes everything: one way to the
 # end, whatever came before. No process of the daemon's can have left its cgroup, because none is
@@ -206,13 +207,13 @@ class Dockerd(Built):
             undertaker, self._undertaker = self._undertaker, None
             if undertaker is None:
                 return
-            _, said = undertaker.communicate()
+            complaint = _complaint_of(undertaker)
             for child in (self._daemon, self._containerd):
                 if child is not None:
                     child.end(signal.SIGKILL)
             self._daemon = self._containerd = None
-        if said or self.directory.exists():
-            cause = last_line(said.decode(errors="replace"), undertaker.returncode)
+        if complaint or self.directory.exists():
+            cause = complaint or f"exit code {undertaker.returncode}"
             raise BenchError(f"cannot remove dockerd's directory '{self.directory}': {cause}")
 
     @property
@@ -274,6 +275,19 @@ class Dockerd(Built):
                     cause = _complaint(self.log.read_text(errors="replace"), 1)
                 raise BenchError(f"cannot start {name}: {cause}")
             time.sleep(0.02)
+
+
+def _complaint_of(undertaker: subprocess.Popen[bytes]) -> str:
+    """Let the undertaker work, wait for it, and return what it complained of.
+
+    A process that sleeps in the kernel cannot be killed, and may keep it waiting for ever. It
+    is left to that, and removes everything once the process has ended.
+    """
+    try:
+        _, said = undertaker.communicate(timeout=REMOVE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return f"its processes have not ended after {REMOVE_TIMEOUT_S:g} s"
+    return last_line(said.decode(errors="replace"), undertaker.returncode) if said else ""
 
 
 def without_advice(said: str) -> str:

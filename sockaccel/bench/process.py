@@ -55,6 +55,7 @@ class Child:
         prepare: Callable[[], None] | None = None,
     ) -> None:
         self.argv = list(argv)
+        self.killed = False  # whether end() had to, so that the kernel added up less of it
         try:
             self._popen = subprocess.Popen(
                 self.argv,
@@ -112,6 +113,7 @@ class Child:
             with suppress(subprocess.TimeoutExpired):
                 self._popen.communicate(timeout=grace_s)
                 return
+            self.killed = True
             with suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
@@ -144,7 +146,8 @@ def run_load(
 ) -> str:
     """Run a load generator, which ends by itself after so many seconds, and return its stdout.
 
-    start starts it; meanwhile is called with its process id now and then, as long as it runs.
+    start starts it; meanwhile is called with its process id at once, and then now and then, as
+    long as it runs.
 
     Raises:
         BenchError: it failed, or did not end.
@@ -173,12 +176,13 @@ def _wait_watching(
 ) -> subprocess.CompletedProcess[str]:
     deadline = time.monotonic() + timeout_s
     while True:
+        # First: the client may be quicker than a tick.
+        meanwhile(child.pid)
         try:
             return child.wait(TICK_S)
         except subprocess.TimeoutExpired:
             if time.monotonic() > deadline:
                 raise
-            meanwhile(child.pid)
 
 
 def run_checked(argv: Sequence[str], *, timeout_s: float = 30.0) -> str:

@@ -197,8 +197,8 @@ class CaseResult:
     @property
     def valid(self) -> bool:
         """Whether every run counts, and what they add up to has been found."""
-        concluded = bool(self.ratios) or (len(self.arms) == 1 and bool(self.runs))
-        return concluded and not self.problems and all(run.valid for run in self.runs)
+        every_run_counts = not self.problems and all(run.valid for run in self.runs)
+        return every_run_counts and bool(self.ratios)
 
     @property
     def all_problems(self) -> list[str]:
@@ -315,8 +315,10 @@ def _finite(text: str) -> float:
 def _check(result: Result) -> None:
     """Raise ValueError for what fits the schema and no measurement."""
     for case in result.cases:
-        if not case.arms or not case.metrics:
-            raise ValueError(f"{case.id!r} has no arm or no metric")
+        if len(case.arms) < 2 or not case.metrics:
+            raise ValueError(
+                f"{case.id!r} has nothing to compare: fewer than two arms, or no metric"
+            )
         for run in case.runs:
             for name, value in run.metrics.items():
                 if not 0 <= value <= LARGEST:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import random
+import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ from sockaccel.bench.result import CaseResult, LeftOut, Metric, Result, Run
 from sockaccel.bench.stage import Cast, Setting, Stage, check_permitted
 from sockaccel.bench.summary import conclude
 from sockaccel.bench.workloads.base import per
-from sockaccel.errors import BenchError
-from sockaccel.signals import Interrupted
+from sockaccel.errors import BenchError, HostError, NotPermittedError, SockaccelError, reason
+from sockaccel.signals import Interrupted, interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 # What servers, switch and proof take of a run besides its length, in the published results.
 SET_UP_S = {"netns": 0.5, "docker": 2.5}
+CONTEXT_SWITCHES = [f"context_switches_per_{per(streams=each)[0]}" for each in (True, False)]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,16 @@ def arms_of(scenario: Scenario, wanted: Sequence[Arm], topology: str) -> list[Ar
     return [arm for arm in scenario.arms if arm in wanted and arm in possible]
 
 
+def metrics_of(scenario: Scenario, case: Case, topology: str) -> list[Metric]:
+    """Return those of a scenario's metrics that a case of it has in a topology.
+
+    Of processes in containers, which are no children of ours, nobody adds up the context
+    switches.
+    """
+    unknown = CONTEXT_SWITCHES if topology == "docker" else ()
+    return [metric for metric in scenario.metrics(case) if metric.name not in unknown]
+
+
 @dataclass(frozen=True)
 class Progress:
     """A run that begins or has ended, for whoever waits."""
@@ -108,15 +120,18 @@ def run_plan(
     *,
     report: Callable[[Progress], None] = lambda _: None,
     store: Callable[[Result], None] = lambda _: None,
-) -> tuple[Result, Interrupted | None]:
+) -> tuple[Result, Interrupted | SockaccelError | OSError | None]:
     """Make all runs and return what they found; store is called after each case.
 
-    A case that turns out invalid ends there, and the next one begins. A signal ends the
-    session and is returned with the result, which holds what was done until then.
+    A case that turns out invalid ends there, and the next one begins; those of a scenario
+    whose lab cannot be built are invalid. A signal ends the session, and so does a lab that
+    cannot be removed: nothing is to be built beside its rest. Either is returned with the
+    result, which holds what was done until then; what could not be removed after a signal
+    is the signal's __cause__.
 
     Raises:
         NotPermittedError: not root.
-        HostError: this host cannot do it.
+        HostError: this host cannot do it, as was found before anything was measured.
 
     """
     check_permitted()
@@ -151,26 +166,63 @@ def run_plan(
                 store(with_advice(result))
     except Interrupted as signal:
         return with_advice(result), signal
+    except (SockaccelError, OSError) as error:
+        if found := interruption():
+            found.__cause__ = error
+            return with_advice(result), found
+        if not result.cases:
+            raise
+        return with_advice(result), error
     return with_advice(replace(result, finished=_now())), None
 
 
 def _cases(
     plan: Plan, rng: random.Random, report: Callable[[Progress], None]
 ) -> Generator[CaseResult, None, None]:
+    counted = False
     for scenario in plan.scenarios:
         stage = Stage(scenario, plan.setting)
+        unbuilt: list[str] = []
         # Twice: a signal is raised once, and may be so just before the inner clean-up.
-        with closing(stage), stage:
+        with closing(stage), ExitStack() as stack:
+            try:
+                stack.enter_context(stage)
+            except (SockaccelError, OSError) as error:
+                unbuilt = [_borne(error, counted=counted)]
             for case in scenario.cases:
                 recorder = _Recorder(plan, scenario, case, report)
+                recorder.problems += unbuilt
                 try:
-                    recorder.play(stage, balanced_order(recorder.arms, plan.rounds, rng))
-                except BenchError as error:
-                    recorder.problems.append(str(error))
+                    if not unbuilt:
+                        order = balanced_order(recorder.arms, plan.rounds, rng)
+                        recorder.attempt(stage, order, counted=counted)
                 except Interrupted:
                     yield recorder.result()
                     raise
+                counted = counted or recorder.counted
                 yield recorder.result()
+
+
+def _borne(error: SockaccelError | OSError, *, counted: bool) -> str:
+    """Return what is a problem of a case or two; raise what ends the session.
+
+    That is the signal whose clean-up met the error; and, before any run has counted, what
+    this host cannot do, which every case would find out anew.
+    """
+    if signal := interruption():
+        raise signal from error
+    if not counted and isinstance(error, NotPermittedError | HostError):
+        raise error
+    return _text(error)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, SockaccelError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno:
+        where = f" '{error.filename}'" if error.filename else ""
+        return f"cannot measure: {reason(error)}{where}"
+    return f"cannot measure: {error}"
 
 
 class _Recorder:
@@ -186,17 +238,27 @@ class _Recorder:
         self._case = case
         self._cast = Cast(scenario, case)
         self._report = report
-        self._metrics = scenario.metrics(case)
+        self._metrics = metrics_of(scenario, case, plan.setting.topology)
         self._runs: list[Run] = []
         self._commands: dict[str, list[str]] = {}
 
-    def play(self, stage: Stage, order: Sequence[Sequence[Arm]]) -> None:
-        """Make a warm-up of each arm, then every round, up to the first problem.
+    @property
+    def counted(self) -> bool:
+        """Whether there is a run besides the warm-ups."""
+        return any(not run.warm_up for run in self._runs)
 
-        Raises:
-            BenchError: a run could not be made.
+    def attempt(self, stage: Stage, order: Sequence[Sequence[Arm]], *, counted: bool) -> None:
+        """Play it, and note the error of a run that could not be made as a problem.
 
+        counted: whether another case has a run that counts; raises as _borne() does.
         """
+        try:
+            self._play_all(stage, order)
+        except SockaccelError as error:
+            self.problems.append(_borne(error, counted=counted or self.counted))
+
+    def _play_all(self, stage: Stage, order: Sequence[Sequence[Arm]]) -> None:
+        """Make a warm-up of each arm, then every round, up to the first problem."""
         for number, arms in enumerate([self.arms, *order]):
             played: list[Played] = []
             for position, arm in enumerate(arms, 1):
@@ -209,7 +271,6 @@ class _Recorder:
     def result(self) -> CaseResult:
         """Return what was found."""
         scenario, case = self._scenario, self._case
-        measured = {name for run in self._runs for name in run.metrics}
         return CaseResult(
             scenario=scenario.name,
             case=case.name,
@@ -218,8 +279,8 @@ class _Recorder:
             parameters=case.parameters,
             commands=self._commands,
             arms=[str(arm) for arm in self.arms],
-            # Without a run, what it would have been; in containers some costs are not known.
-            metrics=[each for each in self._metrics if not measured or each.name in measured],
+            # All of them, also where no run has got as far: gates name them.
+            metrics=self._metrics,
             runs=self._runs,
             problems=self.problems,
         )
@@ -231,7 +292,11 @@ class _Recorder:
         )
         self._report(progress)
         length = self._plan.seconds_of if number else self._plan.warm_up_s
-        played = stage.play(self._cast, arm, length(self._scenario))
+        try:
+            played = stage.play(self._cast, arm, length(self._scenario))
+        except (OSError, subprocess.SubprocessError) as error:
+            # Not that of a report, which nobody may be there to read.
+            raise BenchError(_text(error)) from error
         outcome = played.evidence.outcome
         run = Run(
             round=number,

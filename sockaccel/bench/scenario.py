@@ -165,16 +165,6 @@ class Scenario:
         """What has to be installed."""
         return [tool for program in _programs(self) for tool in program.tools]
 
-    def check_tools(self) -> None:
-        """Look for all programs that it runs.
-
-        Raises:
-            HostError: one is missing; the hint installs it.
-
-        """
-        for tool in self.tools:
-            tool.find()
-
 
 def load_all(directory: Path | None = None) -> dict[str, Scenario]:
     """Return every scenario that there is, by name; by default those that are shipped.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,7 +31,7 @@ from sockaccel.scope.netns import in_netns, netns_cookie
 from sockaccel.signals import entered, hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sockaccel.bench.lab import Topology
     from sockaccel.bench.result import ContextSwitches, Cpu, Memory
@@ -157,6 +157,7 @@ class Stage(Built):
             counters = self._counters()
             others_on = others_on or (arm is not Arm.ACCELERATED and self._is_on())
             cost.end_of(self._end_children)
+            outcome = replace(outcome, problems=[*outcome.problems, *self._killed(places.values())])
         finally:
             self._off()
         proof = Proof(counters.active, counters.redirected_bytes, counters.tcp_bytes, ports)
@@ -201,6 +202,16 @@ class Stage(Built):
             while self._children:
                 self._children.pop().end()
 
+    def _killed(self, places: Iterable[Place]) -> list[str]:
+        """Return which servers had to be killed where that makes their cost wrong."""
+        if self._docker_lab:
+            return []  # their cgroups were asked before
+        return [
+            f"the server on '{place.node}' had to be killed: what it has used is not known"
+            for place in places
+            if place.child and place.child.killed
+        ]
+
     def _off(self) -> None:
         with hold():
             # The sockets first: one that is open keeps the program it is enrolled in.
@@ -231,6 +242,7 @@ class Place:
         self.socket = self.directory / "socket" if arm is Arm.UNIX else None
         self.watch = Watch()
         self.argv: list[str] = []
+        self.child: Child | None = None  # the server, once it is started
         self._stage = stage
         self._case = case
 
@@ -240,6 +252,7 @@ class Place:
         with hold(), self._stage.born_there(self._case, self.node):
             child = self._stage.lab.start(self.node, argv)
             self._stage.add(child)
+            self.child = child
         return child
 
     def load(self, argv: Sequence[str], what: str, seconds: float) -> str:

@@ -151,13 +151,3 @@ def summarise(ratios: Sequence[float]) -> RatioSummary:
         maximum=max(ratios),
         interval=signed_rank_interval(ratios).including(median(ratios)),
     )
-
-
-def summarise_ratios(before: Sequence[float], after: Sequence[float]) -> RatioSummary:
-    """Summarise the paired ratios of two series of measurements.
-
-    Raises:
-        ValueError: these are not pairs, fewer than six, or a value is not positive.
-
-    """
-    return summarise(paired_ratios(before, after))

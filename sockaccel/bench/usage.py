@@ -40,6 +40,10 @@ class Usage:
             self.involuntary - other.involuntary,
         )
 
+    def or_nothing(self) -> Usage:
+        """Return it without what is below 0."""
+        return Usage(max(0.0, self.cpu_s), max(0, self.voluntary), max(0, self.involuntary))
+
 
 def of_ended_children() -> Usage:
     """Return what this process's children and theirs have used that were waited for."""

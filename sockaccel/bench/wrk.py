@@ -33,8 +33,7 @@ class WrkReport:
     bytes: int
     duration_s: float
     errors: dict[str, int]
-    latency_us: dict[str, float]  # "min", "max", "mean", "stdev" and "p50", "p99", "p99.9", ...
-    # [microseconds, count] for every value that occurred, ascending
+    # Latencies: [microseconds, count] for every value that occurred, ascending.
     histogram: list[tuple[float, int]] = field(default_factory=list)
 
     @property
@@ -76,17 +75,12 @@ def parse_report(text: str) -> WrkReport:
         data: Any = json.loads(text)
         if data["schema"] != SCHEMA:
             raise BenchError(f"cannot read wrk's report: schema '{data['schema']}'")
-        latency = data["latency_us"]
         report = WrkReport(
             requests=int(data["requests"]),
             bytes=int(data["bytes"]),
             duration_s=int(data["duration_us"]) / 1e6,
             errors={name: int(data["errors"][name]) for name in ERROR_CLASSES},
-            latency_us={
-                **{name: float(latency[name]) for name in ("min", "max", "mean", "stdev")},
-                **{f"p{key}": float(value) for key, value in latency["percentiles"].items()},
-            },
-            histogram=[(float(value), int(count)) for value, count in latency["histogram"]],
+            histogram=[(float(value), int(count)) for value, count in data["latency_us"]],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(f"cannot read wrk's report: {error!r} in {text[:200]!r}") from error

@@ -13,14 +13,15 @@ from sockaccel.bench.arms import Arm
 from sockaccel.bench.command import BLIND, say
 from sockaccel.bench.passage import closed_directory
 from sockaccel.bench.result import LeftOut
-from sockaccel.bench.runner import Plan, arms_of, run_plan
+from sockaccel.bench.runner import Plan, arms_of, metrics_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
 from sockaccel.bench.stage import Setting, default_policy
 from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.cli.bench_output import exit_code, finite, result_options, show_result
 from sockaccel.cli.bench_progress import ProgressLine
 from sockaccel.cli.main import Settings, output_option
-from sockaccel.errors import HostError, InputError
+from sockaccel.errors import HostError, InputError, SockaccelError, reason
+from sockaccel.render.errors import show
 from sockaccel.render.json import print_json
 from sockaccel.render.table import render_table
 from sockaccel.render.units import duration_text
@@ -137,7 +138,7 @@ def run(
     if quick and not arm:
         arms = [Arm.BASELINE, Arm.ACCELERATED]
     possible, left_out = _split(scenarios, topology, arms, named=bool(scenario))
-    _check_gates(outputs, scenarios)
+    _check_gates(outputs, scenarios, topology)
     setting = Setting(
         topology, policy or "safe", check_cgroup(cgroup) if cgroup is not None else None
     )
@@ -156,8 +157,20 @@ def run(
             )
             return _measure(settings, plan, left_out, outputs)
     except Interrupted as signal:
+        return _interrupted(signal)
+
+
+def _interrupted(signal: Interrupted) -> int:
+    """Say what a signal has ended, and return the exit code."""
+    left = signal.__cause__
+    if isinstance(left, OSError):
+        left = SockaccelError(f"cannot remove what was built: {reason(left)}")
+    if isinstance(left, SockaccelError):
+        show(left)
+        say(f"Interrupted by {signal}; not everything may have been removed.")
+    else:
         say(f"Interrupted by {signal}; everything was removed.")
-        return signal.exit_code
+    return signal.exit_code
 
 
 def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], outputs: Outputs) -> int:
@@ -169,14 +182,15 @@ def _measure(settings: Settings, plan: Plan, left_out: Sequence[LeftOut], output
     about = duration_text(plan.estimated_s())
     say(f"{plan.runs()} runs, about {about}; Ctrl-C ends it and shows what there is until then.")
     progress = ProgressLine(plan.runs())
-    result, interrupted = run_plan(plan, left_out, report=progress, store=outputs.keep)
+    result, ending = run_plan(plan, left_out, report=progress, store=outputs.keep)
     progress.clear()
     # First: a file that cannot be written must not lose it.
     show_result("json" if settings.json else "table", result)
     outputs.write(result)
-    if interrupted:
-        say(f"Interrupted by {interrupted}; everything was removed.")
-        return interrupted.exit_code
+    if isinstance(ending, Interrupted):
+        return _interrupted(ending)
+    if ending is not None:
+        raise ending
     return exit_code(result, outputs.gates)
 
 
@@ -329,13 +343,20 @@ def _lacks(scenario: Scenario) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _check_gates(outputs: Outputs, scenarios: Sequence[Scenario]) -> None:
+def _check_gates(outputs: Outputs, scenarios: Sequence[Scenario], topology: str) -> None:
+    cases = [(scenario, case) for scenario in scenarios for case in scenario.cases]
     metrics = {
         f"{scenario.name}/{case.name}": [metric.name for metric in scenario.metrics(case)]
-        for scenario in scenarios
-        for case in scenario.cases
+        for scenario, case in cases
     }
     gate.check_names(outputs.gates, metrics)
+    measured = {metric.name for each in cases for metric in metrics_of(*each, topology)}
+    for each in outputs.gates:
+        if each.metric not in measured:
+            raise InputError(
+                f"cannot use gate '{each}': '{each.metric}' is not measured in topology {topology}",
+                "--topology netns",
+            )
 
 
 def _as_json(scenario: Scenario) -> dict[str, object]:

@@ -147,6 +147,42 @@ def test_a_baseline_in_which_sockaccel_was_on_for_a_while_is_invalid(
     assert "something else redirected meanwhile" in problem
 
 
+def test_a_server_that_had_to_be_killed_makes_its_run_invalid(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What such a one has used is not added up, and would be too little or below nothing."""
+    with staged("echo/64", Setting(policy=policy)) as (stage, cast):
+        load = cast.client.load
+
+        def then_stop_the_server(at: Place, server: Place, seconds: float) -> Outcome:
+            outcome = load(at, server, seconds)
+            os.kill(stage._children[0].pid, signal.SIGSTOP)
+            return outcome
+
+        monkeypatch.setattr(cast.client, "load", then_stop_the_server)
+        run = stage.play(cast, Arm.BASELINE, SECONDS)
+    assert problems_of_run(run.evidence) == [
+        "baseline: the server on 'server' had to be killed: what it has used is not known"
+    ]
+    assert run.cpu.seconds_total > 0
+
+
+def test_a_postgres_that_was_killed_is_not_taken_for_the_next_one(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with staged("postgres/clients-1", Setting(policy=policy)) as (stage, cast):
+        load = cast.client.load
+
+        def then_kill_the_server(at: Place, server: Place, seconds: float) -> Outcome:
+            outcome = load(at, server, seconds)
+            os.kill(stage._children[0].pid, signal.SIGKILL)
+            return outcome
+
+        monkeypatch.setattr(cast.client, "load", then_kill_the_server)
+        for _ in range(3):
+            assert stage.play(cast, Arm.BASELINE, SECONDS).evidence.outcome.requests > 0
+
+
 def test_children_are_born_in_a_cgroup_that_their_parent_only_visits() -> None:
     own = cgroup_of("self")
     with Cgroup(f"sockaccel_born_{os.getpid()}") as cgroup:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sockaccel.bench.process import Child
+from sockaccel.bench.process import Child, run_load
+from sockaccel.bench.usage import Watch
 from sockaccel.errors import BenchError
 
 if TYPE_CHECKING:
@@ -47,6 +48,36 @@ def test_a_child_that_does_not_get_ready_is_ended(script: str, said: str) -> Non
         child.await_ready("it", 0.5 if "sleep" in script else 10.0)
     assert not child.running()
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(0.0, 1), (0.9, 3)])
+def test_a_load_generator_is_looked_at_at_once_and_then_now_and_then(
+    seconds: float, looks: int
+) -> None:
+    watch = Watch()
+    pids: list[int] = []
+
+    def look(pid: int) -> None:
+        pids.append(pid)
+        watch(pid)
+
+    run_load(lambda: Child(["sleep", f"{seconds}"]), "nothing", 1.0, look)
+    assert len(pids) >= looks
+    assert len(set(pids)) == 1
+    if seconds:
+        assert watch.client_peak_rss_bytes > 0
+
+
+def test_a_child_that_had_to_be_killed_is_known() -> None:
+    polite, deaf = (
+        python(f"import signal, time; {deafness}; print('ready', flush=True); time.sleep(60)")
+        for deafness in ("pass", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    )
+    for child in (polite, deaf):
+        child.await_ready("it", 10.0)
+        child.end(grace_s=1.0)
+        assert not child.running()
+    assert (polite.killed, deaf.killed) == (False, True)
 
 
 def test_prepare_runs_in_the_child(tmp_path: Path) -> None:

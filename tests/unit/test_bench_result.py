@@ -191,8 +191,8 @@ def test_a_result_that_contradicts_itself_is_refused(full: model.Result) -> None
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        ("cases.0.metrics", [], "has no arm or no metric"),
-        ("cases.0.arms", [], "has no arm or no metric"),
+        ("cases.0.metrics", [], "has nothing to compare: fewer than two arms, or no metric"),
+        ("cases.0.arms", [], "has nothing to compare: fewer than two arms, or no metric"),
         ("cases.0.runs.0.metrics.req_s", -1.0, "req_s of a run of"),
         ("cases.0.runs.0.metrics.req_s", 1e300, "req_s of a run of"),
         ("cases.0.runs.0.seconds", 10**400, "too large"),

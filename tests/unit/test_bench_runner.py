@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,14 +14,26 @@ import pytest
 
 from sockaccel.bench import runner
 from sockaccel.bench.arms import Arm
+from sockaccel.bench.gate import judge, parse
 from sockaccel.bench.proof import Evidence
-from sockaccel.bench.result import ContextSwitches, Cpu, Latency, LeftOut, Load, Memory, Proof
+from sockaccel.bench.result import (
+    ContextSwitches,
+    Cpu,
+    Latency,
+    LeftOut,
+    Load,
+    Memory,
+    Proof,
+    dumps,
+    loads,
+)
 from sockaccel.bench.runner import SET_UP_S, Plan, Progress, run_plan
 from sockaccel.bench.scenario import load_all
 from sockaccel.bench.stage import Played, Setting
 from sockaccel.bench.workloads.base import Outcome
-from sockaccel.errors import BenchError, HostError
-from sockaccel.signals import Interrupted
+from sockaccel.cli.bench_output import FORMS
+from sockaccel.errors import BenchError, HostError, InputError, NotPermittedError
+from sockaccel.signals import Interrupted, raising
 
 if TYPE_CHECKING:
     from sockaccel.bench.scenario import Case, Scenario
@@ -64,11 +79,13 @@ class FakeStage:
         self.scenario = scenario
 
     def __enter__(self) -> FakeStage:
+        FakeStage.build(self.scenario.name)
         FakeStage.opened += 1
         return self
 
     def __exit__(self, *_: object) -> None:
         FakeStage.opened -= 1
+        FakeStage.remove(self.scenario.name)
 
     def close(self) -> None:
         assert FakeStage.opened == 0
@@ -80,6 +97,14 @@ class FakeStage:
     @staticmethod
     def change(_: int, played: Played) -> Played:
         return played
+
+    @staticmethod
+    def build(_: str) -> None:
+        pass
+
+    @staticmethod
+    def remove(_: str) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -209,25 +234,147 @@ def test_a_round_whose_runs_contradict_each_other_ends_its_case(
     assert not case.valid
 
 
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (BenchError("cannot measure the echo: no"), "cannot measure the echo: no"),
+        (
+            InputError("cannot use network namespace 'x': no"),
+            "cannot use network namespace 'x': no",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "", "/sys/fs/cgroup/x/cpu.stat"),
+            "cannot measure: no such file or directory (ENOENT) '/sys/fs/cgroup/x/cpu.stat'",
+        ),
+        (TimeoutError("timed out"), "cannot measure: timed out"),
+        (
+            subprocess.TimeoutExpired("nginx", 10.0),
+            "cannot measure: Command 'nginx' timed out after 10.0 seconds",
+        ),
+    ],
+)
 def test_a_run_that_could_not_be_made_is_a_problem_of_its_case(
-    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch
+    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch, error: Exception, problem: str
 ) -> None:
-    change = stop_at(3, BenchError("cannot measure the echo: no"))
-    monkeypatch.setattr(stage, "change", staticmethod(change))
-    result, _ = run_plan(plan(only(ECHO, "1", "64")))
-    assert result.cases[0].problems == ["cannot measure the echo: no"]
+    monkeypatch.setattr(stage, "change", staticmethod(stop_at(3, error)))
+    result, ending = run_plan(plan(only(ECHO, "1", "64")))
+    assert ending is None
+    assert result.cases[0].problems == [problem]
     assert [case.valid for case in result.cases] == [False, True]
     assert stage.opened == 0
 
 
-def test_a_host_that_cannot_do_it_ends_the_session(
+@pytest.mark.parametrize("kind", [HostError, NotPermittedError])
+@pytest.mark.parametrize("number", [1, 4])
+def test_what_this_host_cannot_do_ends_the_session_before_a_run_has_counted(
+    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch, kind: type[Exception], number: int
+) -> None:
+    monkeypatch.setattr(stage, "change", staticmethod(stop_at(number, kind("cannot enable: no"))))
+    with pytest.raises(kind):
+        run_plan(plan(only(ECHO, "1", "64")))
+    assert stage.opened == 0
+    assert len(stage.played) == number
+
+
+@pytest.mark.parametrize("number", [6, 30])
+def test_what_this_host_could_do_before_is_a_problem_of_one_case(
+    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    change = stop_at(number, HostError("cannot enable: no"))
+    monkeypatch.setattr(stage, "change", staticmethod(change))
+    result, ending = run_plan(plan(only(ECHO, "1", "64", "1024")))
+    assert ending is None
+    assert [case.valid for case in result.cases] == [number == 30, number != 30, True]
+    assert result.finished
+
+
+def test_a_session_whose_reports_nobody_reads_ends(stage: type[FakeStage]) -> None:
+    def report(progress: Progress) -> None:
+        if progress.value:
+            raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        run_plan(plan(only(ECHO, "1", "64")), report=report)
+    assert len(stage.played) == 1
+    assert stage.opened == 0
+
+
+def failing(name: str, error: Exception) -> Any:
+    def fail(scenario: str) -> None:
+        if scenario == name:
+            raise error
+
+    return staticmethod(fail)
+
+
+def test_a_lab_that_cannot_be_built_makes_its_cases_invalid_and_the_next_scenario_begins(
     stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = stop_at(3, HostError("cannot enable: no"))
+    error = BenchError("cannot start dockerd: no answer in 30 s")
+    monkeypatch.setattr(stage, "build", failing("echo", error))
+    result, ending = run_plan(plan(only(ECHO, "1", "64"), only(STREAM, "16384")))
+    assert ending is None
+    assert [case.all_problems for case in result.cases] == [[str(error)], [str(error)], []]
+    assert {name for name, _, _ in stage.played} == {"stream/16384"}
+
+
+def test_a_host_without_labs_ends_the_session(
+    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "build", failing("echo", HostError("cannot run 'ip': no")))
+    with pytest.raises(HostError, match="cannot run 'ip'"):
+        run_plan(plan(only(ECHO, "1", "64"), only(STREAM, "16384")))
+    monkeypatch.setattr(stage, "build", failing("stream", HostError("cannot run 'ip': no")))
+    result, _ = run_plan(plan(only(ECHO, "64"), only(STREAM, "16384")))
+    assert [case.valid for case in result.cases] == [True, False]
+
+
+@pytest.mark.parametrize("error", [BenchError("cannot remove it"), OSError(errno.EBUSY, "busy")])
+def test_a_lab_that_cannot_be_removed_ends_the_session_and_what_was_done_is_reported(
+    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(stage, "remove", failing("echo", error))
+    result, ending = run_plan(plan(only(ECHO, "1", "64"), only(STREAM, "16384")))
+    assert ending is error
+    assert [case.id for case in result.cases] == ["echo/1", "echo/64"]
+    assert all(case.valid for case in result.cases)
+    assert (result.finished, result.valid) == (None, False)
+
+
+@pytest.mark.parametrize("clean_up", ["play", "build", "remove"])
+def test_a_signal_ends_the_session_also_when_its_clean_up_fails(
+    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch, clean_up: str
+) -> None:
+    error = BenchError("cannot disable sockaccel: no")
+
+    def signalled() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            if clean_up != "remove":
+                raise error
+
+    def change(now: int, played: Played) -> Played:
+        if clean_up != "build" and now == 35:
+            signalled()
+        return played
+
+    def build(scenario: str) -> None:
+        if clean_up == "build" and scenario == "stream":
+            signalled()
+
     monkeypatch.setattr(stage, "change", staticmethod(change))
-    with pytest.raises(HostError):
-        run_plan(plan(only(ECHO, "64")))
-    assert stage.opened == 0
+    monkeypatch.setattr(stage, "build", staticmethod(build))
+    if clean_up == "remove":
+        monkeypatch.setattr(stage, "remove", failing("echo", error))
+    with raising():
+        result, ending = run_plan(plan(only(ECHO, "1", "64"), only(STREAM, "16384")))
+    assert isinstance(ending, Interrupted)
+    assert ending.exit_code == 130
+    assert ending.__cause__ is error
+    assert result.finished is None
+    assert [case.valid for case in result.cases] == [True, clean_up == "build"]
+    assert len(stage.played) == (56 if clean_up == "build" else 35)
 
 
 def test_a_signal_ends_the_session_and_what_was_done_is_reported(
@@ -248,11 +395,14 @@ def test_a_signal_ends_the_session_and_what_was_done_is_reported(
 
 
 def test_a_result_that_cannot_be_stored_leaves_nothing_behind(stage: type[FakeStage]) -> None:
-    def store(_: object) -> None:
-        raise HostError("cannot write: no room")
+    error = HostError("cannot write: no room")
 
-    with pytest.raises(HostError):
-        run_plan(plan(only(ECHO, "64")), store=store)
+    def store(_: object) -> None:
+        raise error
+
+    result, ending = run_plan(plan(only(ECHO, "64", "1024")), store=store)
+    assert ending is error
+    assert [case.id for case in result.cases] == ["echo/64"]
     assert stage.opened == 0
 
 
@@ -268,10 +418,33 @@ def test_what_is_not_known_in_containers_is_no_metric(
         return replace(played, context_switches=None)
 
     monkeypatch.setattr(stage, "change", staticmethod(change))
+    in_containers = Setting(topology="docker")
+    result, _ = run_plan(plan(only(ECHO, "64"), only(STREAM, "16384"), setting=in_containers))
+    assert result.valid
+    for case in result.cases:
+        assert {metric.name for metric in case.metrics} == set(case.runs[0].metrics)
+        assert not [name for name in case.runs[0].metrics if name.startswith("context")]
+
+
+def test_a_case_whose_only_run_measured_nothing_is_judged_and_shown_as_invalid(
+    stage: type[FakeStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(_: int, played: Played) -> Played:
+        outcome = replace(played.evidence.outcome, requests=0, metrics={"req_s": 0.0}, latency=None)
+        return replace(played, evidence=replace(played.evidence, outcome=outcome))
+
+    monkeypatch.setattr(stage, "change", staticmethod(change))
     result, _ = run_plan(plan(only(ECHO, "64")))
-    names = [metric.name for metric in result.cases[0].metrics]
-    assert names[0] == "req_s"
-    assert not [name for name in names if name.startswith("context")]
+    gates = [
+        parse(f"echo.{name}.ratio<=1")
+        for name in ("req_s", "latency_saturated_us_p99", "context_switches_per_million")
+    ]
+    found = judge(gates, loads(dumps(result), "it"))
+    assert [each.text.partition(": ")[2] for each in found] == [
+        "INVALID: baseline: no request was answered"
+    ] * 3
+    for form in FORMS.values():
+        assert "no request was answered" in form(result)
 
 
 def test_costs_are_reckoned_by_request_or_by_gibibyte() -> None:

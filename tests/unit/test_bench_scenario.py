@@ -271,5 +271,5 @@ def test_a_missing_program_is_said_with_its_package(
         ("nginx-direct", "apt-get install nginx-light"),
     ]:
         with pytest.raises(HostError, match="is not installed") as raised:
-            SHIPPED[name].check_tools()
+            SHIPPED[name].tools[0].find()
         assert raised.value.hint == hint

@@ -13,7 +13,7 @@ from sockaccel.bench.stats import (
     paired_ratios,
     rank_sum_interval,
     signed_rank_interval,
-    summarise_ratios,
+    summarise,
 )
 
 
@@ -32,7 +32,7 @@ def test_what_has_no_ratio_is_refused(before: list[float], after: list[float], s
 
 def test_median_ratio_is_of_the_pairs_and_not_of_the_medians() -> None:
     # The medians are 30 and 35; the pairs' ratios are 3, 1, 1/3, 2, 2 and 2.
-    summary = summarise_ratios([10, 30, 90, 20, 40, 30], [30, 30, 30, 40, 80, 60])
+    summary = summarise(paired_ratios([10, 30, 90, 20, 40, 30], [30, 30, 30, 40, 80, 60]))
     assert summary.median == 2.0
     assert (summary.minimum, summary.maximum) == (pytest.approx(1 / 3), 3.0)
 
@@ -105,13 +105,14 @@ def noisy(rng: random.Random, runs: int, spread: float = 0.05) -> list[float]:
     return [math.exp(rng.gauss(0, spread)) for _ in range(runs)]
 
 
+def noisy_ratios(rng: random.Random, pairs: int) -> list[float]:
+    return paired_ratios(noisy(rng, pairs), [1.7 * value for value in noisy(rng, pairs)])
+
+
 @pytest.mark.parametrize("pairs", [6, 10, 20])
 def test_95_percent_intervals_of_pairs_cover_the_true_ratio(pairs: int) -> None:
     rng = random.Random(pairs)
-    intervals = [
-        summarise_ratios(noisy(rng, pairs), [1.7 * value for value in noisy(rng, pairs)]).interval
-        for _ in range(TRIALS)
-    ]
+    intervals = [summarise(noisy_ratios(rng, pairs)).interval for _ in range(TRIALS)]
     covered = sum(each.low <= 1.7 <= each.high for each in intervals) / TRIALS
     # Ranks are whole numbers: the next deeper interval would cover less than 95 %.
     assert 0.95 - DOUBT <= covered <= 0.97 + DOUBT
@@ -143,7 +144,7 @@ def test_95_percent_intervals_without_pairs_cover_the_true_ratio(runs: int) -> N
 def test_interval_is_widened_to_a_median_that_skewed_ratios_have_outside() -> None:
     ratios = [1.0 - n / 1000 for n in range(1, 21)] + [50.0] * 19
     assert signed_rank_interval(ratios).low > median(ratios)
-    summary = summarise_ratios([1.0] * len(ratios), ratios)
+    summary = summarise(ratios)
     assert summary.interval.low == summary.median < 1
     assert not summary.distinguishable
 

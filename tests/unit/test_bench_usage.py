@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from sockaccel.bench.cost import Cost
+from sockaccel.bench.result import ContextSwitches
 from sockaccel.bench.usage import (
     Usage,
     Watch,
@@ -17,6 +19,7 @@ from sockaccel.bench.usage import (
     of_running,
     peak_rss_bytes,
 )
+from sockaccel.bench.workloads.base import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +45,25 @@ def test_ended_children_are_counted_with_their_threads() -> None:
     used = of_ended_children() - before
     assert used.cpu_s >= 0.4
     assert used.voluntary >= 50
+
+
+def test_servers_that_ended_as_somebody_elses_children_have_used_nothing_and_not_less() -> None:
+    server = subprocess.Popen([sys.executable, "-c", f"{BUSY}\ntime.sleep(60)"])
+    try:
+        deadline = time.monotonic() + 60
+        while of_running([server.pid]).cpu_s < 0.4:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        cost = Cost([server.pid], [])
+        cost.begin()
+        cost.client_ended(Watch())
+        cost.end_of(lambda: None)
+    finally:
+        server.kill()
+        server.wait()
+    outcome = Outcome(1, 1.0, 1, 1, {}, [])
+    assert cost.cpu(outcome, streams=False).seconds_total == 0.0
+    assert cost.context_switches == ContextSwitches(0, 0)
 
 
 def test_what_runs_is_counted_with_its_children() -> None:

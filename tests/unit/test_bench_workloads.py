@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sockaccel.bench.result import Latency, Load
-from sockaccel.bench.workloads import CLIENTS, SERVERS, http
+from sockaccel.bench.arms import Arm
+from sockaccel.bench.process import Child
+from sockaccel.bench.proof import Evidence, problems_of_run
+from sockaccel.bench.result import Latency, Load, Proof
+from sockaccel.bench.workloads import CLIENTS, SERVERS, http, redis
 from sockaccel.bench.workloads.base import compact, latency_values
-from sockaccel.bench.workloads.postgres import parse_pgbench, read_logs
+from sockaccel.bench.workloads.postgres import _ready, parse_pgbench, read_logs
 from sockaccel.bench.workloads.redis import parse_csv
 from sockaccel.bench.workloads.sockets import SocketClient, compile_sockets, parse_client
 from sockaccel.errors import BenchError, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 REDIS = (
     '"test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms",'
@@ -68,6 +71,36 @@ def test_what_is_not_the_test_that_was_asked_for_is_an_error(text: str, command:
         parse_csv(text, command)
 
 
+class HostPlace:
+    """This host, as a node."""
+
+    address = "127.0.0.1"
+    socket = None
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def start(self, argv: Sequence[str]) -> Child:
+        return Child(argv)
+
+    def call(self, function: Callable[[], str]) -> str:
+        return function()
+
+
+def test_a_redis_that_ends_at_once_is_said_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "redis-server"
+    # It writes its log to stdout.
+    program.write_text("#!/bin/sh\necho first\necho '# Failed listening, aborting.'\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setattr(redis, "PORT", 1)  # where nobody listens
+    place: Any = HostPlace(tmp_path)
+    with pytest.raises(BenchError, match=r"^cannot start redis-server: # Failed listening"):
+        redis.RedisServer().start(place, [])
+
+
 def test_pgbench_is_read() -> None:
     assert parse_pgbench(PGBENCH) == (30210, 0, 30234.56789)
     assert (
@@ -91,6 +124,19 @@ def test_pgbenchs_logs_become_one_histogram(tmp_path: Path) -> None:
 def test_no_log_of_pgbench_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="pgbench's log"):
         read_logs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pid", "status", "ready"),
+    [(4711, "ready   ", True), (4711, "starting", False), (4712, "ready   ", False)],
+)
+def test_postgres_is_ready_when_the_one_that_was_started_says_so(
+    tmp_path: Path, pid: int, status: str, ready: bool
+) -> None:
+    assert not _ready(tmp_path, 4711)
+    lines = [str(pid), "/data", "1700000000", "5432", "/run", "10.0.0.1", "  1234 5", status]
+    (tmp_path / "postmaster.pid").write_text("".join(f"{line}\n" for line in lines))
+    assert _ready(tmp_path, 4711) == ready
 
 
 def test_the_socket_client_is_read() -> None:
@@ -154,10 +200,7 @@ class WrkPlace:
 
 def wrk_report(**changes: object) -> dict[str, object]:
     errors = dict.fromkeys(["connect", "read", "write", "status", "timeout"], 0)
-    latency = {
-        "min": 1, "max": 9, "mean": 2.0, "stdev": 1.0, "percentiles": {"50": 2},
-        "histogram": [[1, 500], [9, 500]],
-    }  # fmt: skip
+    latency = [[1, 500], [9, 500]]
     report = {"schema": "sockaccel.wrk/1", "requests": 1000, "bytes": 850_000}
     return {**report, "duration_us": 10**6, "errors": errors, "latency_us": latency, **changes}
 
@@ -185,6 +228,20 @@ def test_wrks_exit_code_is_not_asked_whether_all_went_well(
     assert sum(outcome.errors.values()) == 1000 * (said == ["nginx: no live upstreams"])
     assert outcome.payload_bytes == 612_000
     assert outcome.metrics["latency_saturated_us_p99"] == 9.0
+
+
+def test_no_answer_at_all_is_a_run_without_latencies_and_no_error_of_its_own(
+    tmp_path: Path,
+) -> None:
+    place: Any = WrkPlace(tmp_path, wrk_report(requests=0, bytes=0, latency_us=[]))
+    client = http.Wrk(message_bytes=612, connections=10)
+    client.prepare(place, place)
+    outcome = client.load(place, place, 1.0)
+    assert outcome.metrics == {"req_s": 0.0}
+    assert outcome.latency is None
+    proof = Proof(active=False, redirected_bytes=0, tcp_bytes=0, interface_bytes=0)
+    run = Evidence(Arm.BASELINE, outcome, proof, 1, 0.9, others_on=False, data_packets=0)
+    assert problems_of_run(run) == ["baseline: no request was answered"]
 
 
 def test_a_compact_histogram_has_every_count_within_half_a_bucket() -> None:

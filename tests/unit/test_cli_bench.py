@@ -316,6 +316,22 @@ def test_compare_refuses_what_has_nothing_in_common(
     assert "no case is in both" in refused(bench("compare", good, broken))[0]
 
 
+def test_a_result_of_one_arm_is_refused(
+    bench: Callable[..., Done], good: Path, tmp_path: Path
+) -> None:
+    data = json.loads(good.read_text())
+    (case,) = data["cases"]
+    # As made by hand: too few runs for any interval, and said to be valid.
+    runs = [run for run in case["runs"] if run["arm"] == "baseline"][:3]
+    case.update(arms=["baseline"], runs=runs, ratios=[])
+    for valid in ({"valid": True}, {"valid": False}):
+        alone = tmp_path / "alone.json"
+        alone.write_text(json.dumps(data | valid | {"cases": [case | valid]}))
+        error, _ = refused(bench("compare", alone, alone))
+        assert error.startswith(f"Error: cannot read result '{alone}': ")
+    assert error.endswith("has nothing to compare: fewer than two arms, or no metric")
+
+
 def test_power_says_what_the_noise_allows(bench: Callable[..., Done], tmp_path: Path) -> None:
     path = tmp_path / "runs.json"
     for spread, code in ((0.01, 0), (0.4, 1)):

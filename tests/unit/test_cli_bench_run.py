@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from sockaccel.cli import bench_run
 from sockaccel.cli.bench_progress import ProgressLine
 from sockaccel.cli.bench_run import choose
 from sockaccel.cli.main import cli
-from sockaccel.errors import HostError, InputError
+from sockaccel.errors import BenchError, HostError, InputError, SockaccelError
 from sockaccel.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -36,16 +37,16 @@ def result(**changes: Any) -> Result:
 class Session:
     """Stands for run_plan(), and keeps what it was asked for."""
 
-    def __init__(self, interrupted: Interrupted | None = None) -> None:
+    def __init__(self, ending: Interrupted | SockaccelError | OSError | None = None) -> None:
         self.plan: Plan | None = None
         self.left_out: list[LeftOut] = []
-        self._interrupted = interrupted
+        self._ending = ending
 
     def __call__(
         self, plan: Plan, left_out: Sequence[LeftOut], **_: object
-    ) -> tuple[Result, Interrupted | None]:
+    ) -> tuple[Result, Interrupted | SockaccelError | OSError | None]:
         self.plan, self.left_out = plan, list(left_out)
-        return result(left_out=self.left_out), self._interrupted
+        return result(left_out=self.left_out), self._ending
 
 
 @pytest.fixture
@@ -331,12 +332,56 @@ def test_a_gate_that_names_nothing_is_refused_before_anything_runs(session: Sess
     assert session.plan is None
 
 
+def test_a_gate_on_what_is_not_known_in_containers_is_refused_before_anything_runs(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_run.dockerd, "missing", list)
+    gate = "nginx-lb.context_switches_per_million.ratio<=1"
+    error = run("nginx-lb", "--topology", "docker", "--gate", gate).exception
+    assert isinstance(error, InputError)
+    name = "context_switches_per_million"
+    assert str(error) == f"cannot use gate '{gate}': '{name}' is not measured in topology docker"
+    assert error.hint == "--topology netns"
+    assert session.plan is None
+    run("nginx-lb", "--gate", gate)
+    assert session.plan
+
+
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch, session: Session) -> None:
     assert run("echo").return_value == 1  # no case is no valid result
     monkeypatch.setattr(bench_run, "run_plan", Session(Interrupted(2)))
     done = run("echo")
     assert done.return_value == 130
     assert "Interrupted by SIGINT; everything was removed." in done.output
+
+
+def test_an_error_that_ends_the_session_comes_after_what_was_done_until_then(
+    monkeypatch: pytest.MonkeyPatch, session: Session, tmp_path: Path
+) -> None:
+    error = BenchError("cannot remove network namespace 'x': no", "ip netns delete x")
+    monkeypatch.setattr(bench_run, "run_plan", Session(error))
+    saved, junit = tmp_path / "result.json", tmp_path / "junit.xml"
+    done = run("echo", "--save", str(saved), "--junit", str(junit))
+    assert done.exception is error
+    assert "INTERRUPTED" in done.output
+    assert json.loads(saved.read_text())["finished"] is None
+    assert junit.exists()
+
+
+def test_a_signal_whose_clean_up_failed_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, session: Session
+) -> None:
+    for left, said in [
+        (BenchError("cannot remove 'x': no", "rmdir x"), "Error: cannot remove 'x': no"),
+        (OSError(errno.EBUSY, "busy"), "Error: cannot remove what was built: "),
+    ]:
+        signal = Interrupted(15)
+        signal.__cause__ = left
+        monkeypatch.setattr(bench_run, "run_plan", Session(signal))
+        done = run("echo")
+        assert done.return_value == 143
+        assert said in done.output
+        assert "Interrupted by SIGTERM; not everything may have been removed." in done.output
 
 
 def test_the_list_has_every_scenario_and_what_it_lacks(

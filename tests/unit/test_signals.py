@@ -11,7 +11,7 @@ import pytest
 
 from sockaccel.bench.process import Child, run, run_checked
 from sockaccel.errors import BenchError
-from sockaccel.signals import Interrupted, hold, raising
+from sockaccel.signals import Interrupted, hold, interruption, raising
 
 
 def kill_self(signum: signal.Signals) -> None:
@@ -56,6 +56,23 @@ def test_a_second_signal_does_not_disturb_the_clean_up() -> None:
     with raising(), pytest.raises(Interrupted, match="SIGINT"):
         work()
     assert cleaned
+
+
+def test_what_an_error_of_the_clean_up_has_replaced_is_still_known() -> None:
+    def work() -> None:
+        try:
+            kill_self(signal.SIGTERM)
+        finally:
+            raise BenchError("cannot clean up")
+
+    with raising():
+        assert interruption() is None
+        with pytest.raises(BenchError):
+            work()
+        found = interruption()
+    assert found is not None
+    assert (str(found), found.exit_code) == ("SIGTERM", 143)
+    assert interruption() is None, "it was that block's"
 
 
 def test_handlers_are_put_back() -> None:

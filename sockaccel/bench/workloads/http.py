@@ -112,16 +112,18 @@ class Wrk:
         argv = report_command(load, path)
         at.load(argv, f"'{url}'", whole)
         report = read_report(path)
-        latency = Latency(Load.SATURATION, report.histogram)
+        # Without an answer there is none, and that is for the proof to say.
+        latency = Latency(Load.SATURATION, report.histogram) if report.histogram else None
+        percentiles = latency_values(latency) if latency else {}
         return Outcome(
             requests=report.requests,
             seconds=report.duration_s,
             payload_bytes=report.requests * self.message_bytes,
             packets=2 * report.requests,
-            metrics={"req_s": report.requests_per_s, **latency_values(latency)},
+            metrics={"req_s": report.requests_per_s, **percentiles},
             argv=argv,
             errors=report.errors,
-            latency=replace(latency, histogram=compact(latency.histogram)),
+            latency=latency and replace(latency, histogram=compact(latency.histogram)),
             problems=[*self._shortfall(report), *(complaints(server) if report.failed else [])],
         )
 

@@ -80,7 +80,7 @@ class Postgres:
         argv += ["-c", f"listen_addresses={'' if at.socket else at.address}"]
         child = at.start(argv)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not _ready(data):
+        while not _ready(data, child.pid):
             if not child.running():
                 done = child.wait(1.0)
                 said = last_line(done.stderr, done.returncode)
@@ -187,10 +187,13 @@ def _as_user() -> list[str]:
     return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
 
 
-def _ready(data: Path) -> bool:
-    """Return whether a server says in its pid file that it accepts connections."""
+def _ready(data: Path, pid: int) -> bool:
+    """Return whether this server says in its pid file that it accepts connections.
+
+    One that was killed has left its own.
+    """
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except OSError:
         return False
-    return len(lines) > 7 and lines[7].strip() == "ready"
+    return len(lines) > 7 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from sockaccel.bench.process import last_line
 from sockaccel.bench.result import Better, Metric
 from sockaccel.bench.workloads.base import Outcome, Place, Tool, rate_metric
 from sockaccel.errors import BenchError
@@ -52,7 +53,11 @@ class RedisServer:
                 ask(at, at, "PING")
                 return
             except BenchError as error:
-                if not child.running() or time.monotonic() > deadline:
+                if not child.running():
+                    done = child.wait(1.0)
+                    said = last_line(done.stderr or done.stdout, done.returncode)
+                    raise BenchError(f"cannot start redis-server: {said}") from error
+                if time.monotonic() > deadline:
                     raise BenchError(f"cannot start redis-server: {error}") from error
                 time.sleep(0.01)
 
