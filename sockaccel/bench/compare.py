@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, ClassVar
 
 from sockaccel.bench.result import ACCELERATED, BASELINE
-from sockaccel.bench.stats import rank_sum_interval
+from sockaccel.bench.stats import MIN_PAIRS, rank_sum_interval
 from sockaccel.bench.summary import round_ratios
 from sockaccel.errors import InputError
 
@@ -85,13 +85,18 @@ def _changes(a: CaseResult, b: CaseResult) -> Iterator[Change]:
         for metric in a.metrics:
             if arm in b.arms and metric.name in known:
                 before, after = a.values(arm, metric.name), b.values(arm, metric.name)
-                if before and after and min(before) > 0:
+                if _comparable(before, after):
                     yield _change(a.id, arm, metric, before, after)
     for metric in a.metrics:
         if metric.name in known:
             before, after = (round_ratios(case, ACCELERATED, BASELINE, metric) for case in (a, b))
-            if before and after and min(before) > 0:
+            if _comparable(before, after):
                 yield _change(a.id, GAIN, replace(metric, unit=TIMES), before, after)
+
+
+def _comparable(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Return whether there is enough of a metric, which a run need not have, for an interval."""
+    return min(len(before), len(after)) >= MIN_PAIRS and min(before) > 0
 
 
 def _change(

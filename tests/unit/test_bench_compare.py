@@ -44,6 +44,17 @@ def test_the_interval_is_that_of_series_without_pairs() -> None:
     assert changes(A) == changes(samples.result(shuffled))
 
 
+def test_a_metric_that_few_runs_have_is_not_compared() -> None:
+    case = A.cases[0]
+    runs = [
+        replace(run, metrics={"req_s": run.metrics["req_s"]}) if run.round > 1 else run
+        for run in case.runs
+    ]
+    few = samples.result(replace(case, runs=runs))
+    assert {metric for _, metric in changes(few)} == {metric for _, metric in changes(A, few)}
+    assert {metric for _, metric in changes(few)} == {"req_s"}
+
+
 def test_a_machine_that_differs_is_a_doubt() -> None:
     other = replace(A, machine=A.machine | {"cpu": "Another CPU", "cores": 4})
     assert compare(A, other).doubts == [
