@@ -12,7 +12,7 @@ from sockaccel.bench.result import Latency, Load
 from sockaccel.bench.workloads import CLIENTS, SERVERS, http
 from sockaccel.bench.workloads.base import compact, latency_values
 from sockaccel.bench.workloads.postgres import parse_pgbench, read_logs
-from sockaccel.bench.workloads.redis import parse_csv
+from sockaccel.bench.workloads.redis import KEY, exchange_bytes, parse_csv
 from sockaccel.bench.workloads.sockets import SocketClient, compile_sockets, parse_client
 from sockaccel.errors import BenchError, HostError
 
@@ -66,6 +66,16 @@ def test_redis_benchmark_is_read() -> None:
 def test_what_is_not_the_test_that_was_asked_for_is_an_error(text: str, command: str) -> None:
     with pytest.raises(BenchError, match="what redis-benchmark said"):
         parse_csv(text, command)
+
+
+@pytest.mark.parametrize("value", ["x", "x" * 64, "x" * 1000])
+def test_an_exchange_with_redis_is_as_long_as_its_protocol_has_it(value: str) -> None:
+    bulk = f"${len(value)}\r\n{value}\r\n"
+    key = f"${len(KEY)}\r\n{KEY}\r\n"
+    get = f"*2\r\n$3\r\nGET\r\n{key}{bulk}"
+    set_ = f"*3\r\n$3\r\nSET\r\n{key}{bulk}+OK\r\n"
+    assert exchange_bytes("get", len(value)) == len(get)
+    assert exchange_bytes("set", len(value)) == len(set_)
 
 
 def test_pgbench_is_read() -> None:
@@ -183,7 +193,7 @@ def test_wrks_exit_code_is_not_asked_whether_all_went_well(
     outcome = client.load(place, place, 1.0)
     assert outcome.problems == said
     assert sum(outcome.errors.values()) == 1000 * (said == ["nginx: no live upstreams"])
-    assert outcome.payload_bytes == 612_000
+    assert outcome.payload_bytes == 850_000
     assert outcome.metrics["latency_saturated_us_p99"] == 9.0
 
 

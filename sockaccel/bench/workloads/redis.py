@@ -120,7 +120,7 @@ class RedisBenchmark:
         return Outcome(
             requests=requests,
             seconds=requests / figures["rps"],
-            payload_bytes=requests * self.message_bytes,
+            payload_bytes=requests * exchange_bytes(self.command, self.message_bytes),
             # What is pipelined goes together, and its answers come together.
             packets=2 * (requests // self.pipeline),
             metrics={
@@ -130,6 +130,22 @@ class RedisBenchmark:
             argv=[*argv, "--csv"],
             problems=problems,
         )
+
+
+def exchange_bytes(command: str, value_bytes: int) -> int:
+    """Return what a command of redis-benchmark and its answer take on their connection: RESP."""
+    value = _bulk_bytes(value_bytes)
+    asked = [
+        _bulk_bytes(len(command)),
+        _bulk_bytes(len(KEY)),
+        *([value] if command == "set" else []),
+    ]
+    answer = value if command == "get" else len("+OK\r\n")
+    return len(f"*{len(asked)}\r\n") + sum(asked) + answer
+
+
+def _bulk_bytes(length: int) -> int:
+    return len(f"${length}\r\n") + length + len("\r\n")
 
 
 def parse_csv(text: str, command: str) -> dict[str, float]:
