@@ -128,8 +128,9 @@ def test_a_socket_client_that_says_nothing_usable_is_an_error(text: str) -> None
 @pytest.mark.parametrize(("operations", "problems"), [(950, 0), (949, 1)])
 def test_a_fixed_rate_that_is_not_reached_is_a_problem(operations: int, problems: int) -> None:
     client = SocketClient("echo", 64, connections=2, rate=1000)
-    said = parse_client(json.dumps(SOCKETS | {"operations": operations}))
-    outcome = client._outcome([], said)
+    # The last answer came late; the client had sent nothing more.
+    said = parse_client(json.dumps(SOCKETS | {"operations": operations, "seconds": 0.6}))
+    outcome = client._outcome([], said, 0.5)
     assert len(outcome.problems) == problems
     assert outcome.problems == ["949 messages, 1000 were due"] * problems
 

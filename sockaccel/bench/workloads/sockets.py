@@ -99,13 +99,14 @@ class SocketClient:
         """Exchange messages for so long."""
         argv = [str(compiled(at)), self.mode, "client", *_where(server), str(self.message_bytes)]
         argv += [f"{seconds:g}", str(self.connections), str(self.rate), f"{self.nodelay:d}"]
-        return self._outcome(argv, parse_client(at.load(argv, f"the {self.mode}", seconds)))
+        said = parse_client(at.load(argv, f"the {self.mode}", seconds))
+        return self._outcome(argv, said, seconds)
 
     @property
     def _load(self) -> Load:
         return Load.FIXED_RATE if self.rate else Load.SATURATION
 
-    def _outcome(self, argv: list[str], said: Said) -> Outcome:
+    def _outcome(self, argv: list[str], said: Said, seconds: float) -> Outcome:
         if self.streams:
             rate = {"bytes_s": said.bytes / said.seconds}
             return Outcome(said.operations, said.seconds, said.bytes, 0, rate, argv)
@@ -120,7 +121,8 @@ class SocketClient:
             argv,
             latency=latency,
         )
-        due = self.rate * self.connections * said.seconds
+        # Not said.seconds: nothing is sent after its time, however late the last answer comes.
+        due = self.rate * self.connections * seconds
         if said.operations < LEAST_OF_RATE * due:
             outcome.problems.append(f"{said.operations} messages, {due:.0f} were due")
         return outcome
