@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sockaccel.bench.result import Latency, Load
+from sockaccel.bench.scenario import load_all
 from sockaccel.bench.workloads import CLIENTS, SERVERS, http
 from sockaccel.bench.workloads.base import compact, latency_values
 from sockaccel.bench.workloads.postgres import parse_pgbench, read_logs
@@ -133,6 +134,33 @@ def test_a_fixed_rate_that_is_not_reached_is_a_problem(operations: int, problems
     outcome = client._outcome([], said, 0.5)
     assert len(outcome.problems) == problems
     assert outcome.problems == ["949 messages, 1000 were due"] * problems
+
+
+class SocketPlace:
+    """A node whose client is there already, and keeps how long it was given."""
+
+    address = "10.0.0.1"
+    socket = None
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "sockets").touch()
+        self.given: list[float] = []
+
+    def load(self, _argv: Sequence[str], _what: str, seconds: float) -> str:
+        self.given.append(seconds)
+        return json.dumps(SOCKETS)
+
+
+def test_a_client_whose_readers_pause_has_time_until_they_have_read_all(tmp_path: Path) -> None:
+    place: Any = SocketPlace(tmp_path)
+    slow, fast = (
+        load_all()[name].cases[0].client(load_all()[name].client)
+        for name in ("slow-reader", "stream")
+    )
+    slow.load(place, place, 2.0)
+    fast.load(place, place, 2.0)
+    assert place.given == [40.0, 2.0]
 
 
 def test_no_compiler_is_said_with_what_to_install(
