@@ -143,9 +143,11 @@ class Stage(Built):
         try:
             for server_at, server in cast.servers:
                 server.start(places[server_at.node], [places[each] for each in server_at.behind])
-            cast.client.prepare(client, target)
             # After the servers: a container has its network namespace from when it starts.
             self._switch_on(arm)
+            # With the switch on: a load balancer keeps the connection that this makes it open.
+            # What goes over it is counted, too, but next to nothing beside the load.
+            cast.client.prepare(client, target)
             others_on = arm is not Arm.ACCELERATED and self._is_on()
             cost = Cost([child.pid for child in self._children], self._container_cgroups())
             ports, packets = self.lab.port_bytes(), self._data_packets()

@@ -23,9 +23,10 @@ from sockaccel.bench.arms import Arm
 from sockaccel.bench.cgroup import Cgroup, cgroup_of
 from sockaccel.bench.lab import NETNS_DIR
 from sockaccel.bench.proof import problems_of_round, problems_of_run
-from sockaccel.bench.scenario import load_all
+from sockaccel.bench.scenario import load_all, overruled
 from sockaccel.bench.stage import Cast, Setting, Stage, default_policy
 from sockaccel.scope.cgroup import default_cgroup
+from sockaccel.scope.netns import in_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,9 +75,9 @@ def policy() -> str:
 
 
 @contextmanager
-def staged(name: str, setting: Setting) -> Iterator[tuple[Stage, Cast]]:
+def staged(name: str, setting: Setting, **parameters: Any) -> Iterator[tuple[Stage, Cast]]:
     scenario_name, _, case_name = name.partition("/")
-    scenario = SCENARIOS[scenario_name]
+    scenario = overruled(SCENARIOS[scenario_name], parameters)
     (case,) = (each for each in scenario.cases if each.name == case_name)
     stage = Stage(scenario, setting)
     with closing(stage), stage:
@@ -97,6 +98,52 @@ def test_every_arm_of_a_workload_proves_itself_and_what_it_costs(name: str, poli
         assert run.memory.peak_rss_bytes > 1 << 20
         assert set(run.commands) == {*(at.node for at in scenario.servers), scenario.client.node}
     assert problems_of_round([run.evidence for run in runs]) == {}
+
+
+def connections_opened(namespace: Path) -> int:
+    """Return how many TCP connections the programs of a network namespace have asked for."""
+    text = in_netns(namespace, Path("/proc/thread-self/net/snmp").read_text)
+    names, values = (line.split() for line in text.splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("ActiveOpens")])
+
+
+def test_a_load_balancer_keeps_few_upstream_connections_and_none_on_plain_tcp(policy: str) -> None:
+    """With one client they are one for each web server, so that each has half of the bytes."""
+    alone = {"connections": 1, "threads": 1, "balancer_workers": 1}
+    setting = Setting(policy=policy)
+    with staged("nginx-lb/upstream-keepalive-on", setting, **alone) as (stage, cast):
+        evidence = stage.play(cast, Arm.ACCELERATED, 1).evidence
+        opened = connections_opened(stage.lab.nodes["balancer"].path)
+    assert problems_of_run(evidence) == []
+    assert evidence.outcome.requests > 3000
+    assert opened <= 4
+    assert evidence.data_packets < evidence.outcome.requests / 100
+
+
+def test_an_accelerated_run_beside_connections_that_sockaccel_never_saw_is_invalid(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(policy=policy)
+    with staged("redis/get-clients-50-pipeline-1", setting) as (stage, cast):
+        load = cast.client.load
+
+        def partly_plain(at: Place, server: Place, seconds: float) -> Outcome:
+            stage.accelerator.disable()
+            plain = load(at, server, seconds)
+            stage.accelerator.enable()
+            other = load(at, server, seconds)
+            return replace(
+                other,
+                requests=plain.requests + other.requests,
+                payload_bytes=plain.payload_bytes + other.payload_bytes,
+            )
+
+        monkeypatch.setattr(cast.client, "load", partly_plain)
+        evidence = stage.play(cast, Arm.ACCELERATED, 1).evidence
+    (problem,) = problems_of_run(evidence)
+    assert problem.startswith("accelerated: sockaccel counted ")
+    # Not even where they are few.
+    assert evidence.proof.redirected_bytes > 64 * evidence.outcome.requests
 
 
 def test_a_load_balancer_that_answers_with_errors_is_invalid(
