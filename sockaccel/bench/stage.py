@@ -26,12 +26,12 @@ from sockaccel.bench.result import Proof
 from sockaccel.bench.textbook import Textbook
 from sockaccel.bench.usage import Watch
 from sockaccel.datapath import state
-from sockaccel.errors import NotPermittedError
+from sockaccel.errors import InputError, NotPermittedError
 from sockaccel.scope.netns import in_netns, netns_cookie
 from sockaccel.signals import entered, hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sockaccel.bench.lab import Topology
     from sockaccel.bench.result import ContextSwitches, Cpu, Memory
@@ -47,8 +47,8 @@ IMAGE = "bench"
 class Setting:
     """What holds for all scenarios of a session.
 
-    policy: "safe" or "all", as of `enable`; cgroup: where `enable` attaches, None for the
-    root; command: how sockaccel is called.
+    policy: "safe" or "all", as of `enable`; cgroup: where `enable` attaches, above what is
+    measured, None for the root; command: how sockaccel is called.
     """
 
     topology: str = "netns"
@@ -94,7 +94,8 @@ class Stage(Built):
         self.lab: Topology = (
             self._containers(tag) if self._setting.topology == "docker" else self._namespaces(tag)
         )
-        self._cgroup = entered(self._stack, Cgroup(f"sockaccel_bench_{tag}"))
+        measured = Cgroup(f"sockaccel_bench_{tag}", self._setting.cgroup)
+        self._cgroup = entered(self._stack, measured)
         self.accelerator = Accelerator(
             Path(f"/sys/fs/bpf/sockaccel_bench_{tag}"),
             [*self.lab.scope, *self._options()],
@@ -277,6 +278,29 @@ def _born(cgroup: Cgroup, on: set[int]) -> Iterator[None]:
             yield
         finally:
             os.sched_setaffinity(0, own)
+
+
+def check_setting(setting: Setting, scenarios: Iterable[Scenario]) -> None:
+    """Refuse what containers cannot be measured with: their processes are their daemon's.
+
+    Raises:
+        InputError: it is in the setting, or a case of a scenario asks for it.
+
+    """
+    if setting.topology != "docker":
+        return
+    if setting.cgroup:
+        raise InputError(
+            f"cannot measure in cgroup '{setting.cgroup}': containers are in their daemon's own",
+            "--topology netns",
+        )
+    for scenario in scenarios:
+        for case in scenario.cases:
+            if (cpus := case.conditions().cpus) != "all":
+                raise InputError(
+                    f"cannot set cpus of '{scenario.name}' to '{cpus}': containers have all cores",
+                    "--topology netns",
+                )
 
 
 def check_permitted() -> None:

@@ -14,17 +14,22 @@ import sys
 import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from sockaccel.bench.accelerator import COMMAND as COMMAND_OF_SOCKACCEL
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.cgroup import Cgroup, cgroup_of
 from sockaccel.bench.lab import NETNS_DIR
 from sockaccel.bench.proof import problems_of_round, problems_of_run
 from sockaccel.bench.scenario import load_all, overruled
 from sockaccel.bench.stage import Cast, Setting, Stage, default_policy
+from sockaccel.cli import bench_run
+from sockaccel.cli.main import cli
 from sockaccel.scope.cgroup import default_cgroup
 from sockaccel.scope.netns import in_netns
 
@@ -213,16 +218,38 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_sockaccel_on_the_wrong_cgroup_is_invalid_and_not_slow() -> None:
+def test_sockaccel_on_the_wrong_cgroup_is_invalid_and_not_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with Cgroup(f"sockaccel_wrong_{os.getpid()}") as wrong:
-        done = bench("echo/64", "--seconds", "0.1", "--cgroup", str(wrong.path), "-o", "json")
-    assert done.returncode == 1, done.stderr
+        # sockaccel itself, called by someone who mistakes the cgroup.
+        script = (
+            "import os, sys; argv = sys.argv[1:];"
+            f" argv += ['--cgroup', {str(wrong.path)!r}] if 'enable' in argv else [];"
+            " os.execv(argv[0], argv)"
+        )
+        command = [sys.executable, "-c", script, *COMMAND_OF_SOCKACCEL]
+        monkeypatch.setattr(bench_run, "Setting", partial(Setting, command=command))
+        done = CliRunner().invoke(
+            cli, ["bench", "run", "echo/64", "--seconds", "0.1", "-o", "json"],
+            standalone_mode=False,
+        )  # fmt: skip
+    assert done.return_value == 1, done.stderr
     assert "INVALID  echo/64: accelerated: no byte was redirected" in done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["valid"] is False
     (case,) = result["cases"]
     assert case["ratios"] == []
     assert [run["arm"] for run in case["runs"] if run["problems"]] == ["accelerated"]
+
+
+def test_what_is_measured_is_in_the_cgroup_that_sockaccel_is_on_for(policy: str) -> None:
+    with Cgroup(f"sockaccel_chosen_{os.getpid()}") as chosen:
+        setting = Setting(policy=policy, cgroup=chosen.path)
+        with staged("echo/64", setting) as (stage, cast):
+            runs = [stage.play(cast, arm, SECONDS) for arm in Arm]
+    assert [problems_of_run(run.evidence) for run in runs] == [[]] * len(Arm)
+    assert problems_of_round([run.evidence for run in runs]) == {}
 
 
 def test_a_baseline_beside_another_instance_is_invalid(policy: str) -> None:
