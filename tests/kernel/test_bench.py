@@ -28,6 +28,7 @@ from sockaccel.bench.lab import NETNS_DIR
 from sockaccel.bench.proof import problems_of_round, problems_of_run
 from sockaccel.bench.scenario import load_all, overruled
 from sockaccel.bench.stage import Cast, Setting, Stage, default_policy
+from sockaccel.bench.workloads import redis
 from sockaccel.cli import bench_run
 from sockaccel.cli.main import cli
 from sockaccel.scope.cgroup import default_cgroup
@@ -170,6 +171,23 @@ def test_a_load_balancer_that_answers_with_errors_is_invalid(
     assert "failed requests" in failed
     assert "status" in failed
     assert any("baseline: nginx: " in problem for problem in more)
+
+
+def test_redis_whose_gets_find_nothing_is_invalid(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with staged("redis/get-clients-50-pipeline-1", Setting(policy=policy)) as (stage, cast):
+        prepare = cast.client.prepare
+
+        def then_lose_the_value(at: Place, server: Place) -> None:
+            prepare(at, server)
+            redis.ask(at, server, f"DEL {redis.KEY}")
+
+        monkeypatch.setattr(cast.client, "prepare", then_lose_the_value)
+        run = stage.play(cast, Arm.BASELINE, SECONDS)
+    assert "baseline: redis has done 0 of 20000 commands (keyspace_hits)" in problems_of_run(
+        run.evidence
+    )
 
 
 def test_a_baseline_in_which_sockaccel_was_on_for_a_while_is_invalid(
