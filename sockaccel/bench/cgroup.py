@@ -18,10 +18,10 @@ REMOVE_TIMEOUT_S = 2.0
 
 
 class Cgroup:
-    """A directory below the root of cgroup v2, gone when the block ends."""
+    """A directory below a cgroup, by default the root of cgroup v2; gone when the block ends."""
 
-    def __init__(self, name: str) -> None:
-        self.path = default_cgroup() / name
+    def __init__(self, name: str, parent: Path | None = None) -> None:
+        self.path = (parent or default_cgroup()) / name
         self._made = False
 
     def __enter__(self) -> Self:

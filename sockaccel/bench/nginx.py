@@ -100,6 +100,8 @@ def load_balancer_config(
     lines = [f"        server {server};\n" for server in servers]
     if keepalive:
         lines.append(f"        keepalive {KEEPALIVE_CONNECTIONS};\n")
+        # What the frame says of this does not hold here, where 1000 is the default.
+        lines.append("        keepalive_requests 1000000000;\n")
     content = _LOAD_BALANCER.format(
         address=address,
         port=port,

@@ -26,7 +26,7 @@ from sockaccel.bench.result import Proof
 from sockaccel.bench.textbook import Textbook
 from sockaccel.bench.usage import Watch
 from sockaccel.datapath import state
-from sockaccel.errors import NotPermittedError
+from sockaccel.errors import InputError, NotPermittedError
 from sockaccel.scope.netns import in_netns, netns_cookie
 from sockaccel.signals import entered, hold
 
@@ -47,8 +47,8 @@ IMAGE = "bench"
 class Setting:
     """What holds for all scenarios of a session.
 
-    policy: "safe" or "all", as of `enable`; cgroup: where `enable` attaches, None for the
-    root; command: how sockaccel is called.
+    policy: "safe" or "all", as of `enable`; cgroup: where `enable` attaches, above what is
+    measured, None for the root; command: how sockaccel is called.
     """
 
     topology: str = "netns"
@@ -94,7 +94,8 @@ class Stage(Built):
         self.lab: Topology = (
             self._containers(tag) if self._setting.topology == "docker" else self._namespaces(tag)
         )
-        self._cgroup = entered(self._stack, Cgroup(f"sockaccel_bench_{tag}"))
+        measured = Cgroup(f"sockaccel_bench_{tag}", self._setting.cgroup)
+        self._cgroup = entered(self._stack, measured)
         self.accelerator = Accelerator(
             Path(f"/sys/fs/bpf/sockaccel_bench_{tag}"),
             [*self.lab.scope, *self._options()],
@@ -143,9 +144,11 @@ class Stage(Built):
         try:
             for server_at, server in cast.servers:
                 server.start(places[server_at.node], [places[each] for each in server_at.behind])
-            cast.client.prepare(client, target)
             # After the servers: a container has its network namespace from when it starts.
             self._switch_on(arm)
+            # With the switch on: a load balancer keeps the connection that this makes it open.
+            # What goes over it is counted, too, but next to nothing beside the load.
+            cast.client.prepare(client, target)
             others_on = arm is not Arm.ACCELERATED and self._is_on()
             cost = Cost([child.pid for child in self._children], self._container_cgroups())
             ports, packets = self.lab.port_bytes(), self._data_packets()
@@ -288,6 +291,29 @@ def _born(cgroup: Cgroup, on: set[int]) -> Iterator[None]:
             yield
         finally:
             os.sched_setaffinity(0, own)
+
+
+def check_setting(setting: Setting, scenarios: Iterable[Scenario]) -> None:
+    """Refuse what containers cannot be measured with: their processes are their daemon's.
+
+    Raises:
+        InputError: it is in the setting, or a case of a scenario asks for it.
+
+    """
+    if setting.topology != "docker":
+        return
+    if setting.cgroup:
+        raise InputError(
+            f"cannot measure in cgroup '{setting.cgroup}': containers are in their daemon's own",
+            "--topology netns",
+        )
+    for scenario in scenarios:
+        for case in scenario.cases:
+            if (cpus := case.conditions().cpus) != "all":
+                raise InputError(
+                    f"cannot set cpus of '{scenario.name}' to '{cpus}': containers have all cores",
+                    "--topology netns",
+                )
 
 
 def check_permitted() -> None:

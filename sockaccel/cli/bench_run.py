@@ -15,7 +15,7 @@ from sockaccel.bench.passage import closed_directory
 from sockaccel.bench.result import LeftOut
 from sockaccel.bench.runner import Plan, arms_of, metrics_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
-from sockaccel.bench.stage import Setting, default_policy
+from sockaccel.bench.stage import Setting, check_setting, default_policy
 from sockaccel.bench.stats import MIN_PAIRS
 from sockaccel.cli.bench_output import exit_code, finite, result_options, show_result
 from sockaccel.cli.bench_progress import ProgressLine
@@ -94,7 +94,11 @@ def _parameter(text: str) -> tuple[str, Any]:
     type=click.Choice(["safe", "all"]),
     help="As of `enable`. Default: safe, unless it leaves nginx on TCP on this kernel.",
 )
-@click.option("--cgroup", metavar="PATH", help="As of `enable`. Default: the root of cgroup v2.")
+@click.option(
+    "--cgroup",
+    metavar="PATH",
+    help="As of `enable`; what is measured runs below it. Default: the root of cgroup v2.",
+)
 @click.option(
     "--set",
     "parameters",
@@ -142,6 +146,7 @@ def run(
     setting = Setting(
         topology, policy or "safe", check_cgroup(cgroup) if cgroup is not None else None
     )
+    check_setting(setting, possible)
     try:
         with raising():
             if policy is None and default_policy() == "all":

@@ -14,18 +14,25 @@ import sys
 import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from sockaccel.bench.accelerator import COMMAND as COMMAND_OF_SOCKACCEL
 from sockaccel.bench.arms import Arm
 from sockaccel.bench.cgroup import Cgroup, cgroup_of
 from sockaccel.bench.lab import NETNS_DIR
 from sockaccel.bench.proof import problems_of_round, problems_of_run
-from sockaccel.bench.scenario import load_all
+from sockaccel.bench.scenario import load_all, overruled
 from sockaccel.bench.stage import Cast, Setting, Stage, default_policy
+from sockaccel.bench.workloads import redis
+from sockaccel.cli import bench_run
+from sockaccel.cli.main import cli
 from sockaccel.scope.cgroup import default_cgroup
+from sockaccel.scope.netns import in_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,9 +81,9 @@ def policy() -> str:
 
 
 @contextmanager
-def staged(name: str, setting: Setting) -> Iterator[tuple[Stage, Cast]]:
+def staged(name: str, setting: Setting, **parameters: Any) -> Iterator[tuple[Stage, Cast]]:
     scenario_name, _, case_name = name.partition("/")
-    scenario = SCENARIOS[scenario_name]
+    scenario = overruled(SCENARIOS[scenario_name], parameters)
     (case,) = (each for each in scenario.cases if each.name == case_name)
     stage = Stage(scenario, setting)
     with closing(stage), stage:
@@ -99,6 +106,52 @@ def test_every_arm_of_a_workload_proves_itself_and_what_it_costs(name: str, poli
     assert problems_of_round([run.evidence for run in runs]) == {}
 
 
+def connections_opened(namespace: Path) -> int:
+    """Return how many TCP connections the programs of a network namespace have asked for."""
+    text = in_netns(namespace, Path("/proc/thread-self/net/snmp").read_text)
+    names, values = (line.split() for line in text.splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("ActiveOpens")])
+
+
+def test_a_load_balancer_keeps_few_upstream_connections_and_none_on_plain_tcp(policy: str) -> None:
+    """With one client they are one for each web server, so that each has half of the bytes."""
+    alone = {"connections": 1, "threads": 1, "balancer_workers": 1}
+    setting = Setting(policy=policy)
+    with staged("nginx-lb/upstream-keepalive-on", setting, **alone) as (stage, cast):
+        evidence = stage.play(cast, Arm.ACCELERATED, 1).evidence
+        opened = connections_opened(stage.lab.nodes["balancer"].path)
+    assert problems_of_run(evidence) == []
+    assert evidence.outcome.requests > 3000
+    assert opened <= 4
+    assert evidence.data_packets < evidence.outcome.requests / 100
+
+
+def test_an_accelerated_run_beside_connections_that_sockaccel_never_saw_is_invalid(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(policy=policy)
+    with staged("redis/get-clients-50-pipeline-1", setting) as (stage, cast):
+        load = cast.client.load
+
+        def partly_plain(at: Place, server: Place, seconds: float) -> Outcome:
+            stage.accelerator.disable()
+            plain = load(at, server, seconds)
+            stage.accelerator.enable()
+            other = load(at, server, seconds)
+            return replace(
+                other,
+                requests=plain.requests + other.requests,
+                payload_bytes=plain.payload_bytes + other.payload_bytes,
+            )
+
+        monkeypatch.setattr(cast.client, "load", partly_plain)
+        evidence = stage.play(cast, Arm.ACCELERATED, 1).evidence
+    (problem,) = problems_of_run(evidence)
+    assert problem.startswith("accelerated: sockaccel counted ")
+    # Not even where they are few.
+    assert evidence.proof.redirected_bytes > 64 * evidence.outcome.requests
+
+
 def test_a_load_balancer_that_answers_with_errors_is_invalid(
     policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +171,23 @@ def test_a_load_balancer_that_answers_with_errors_is_invalid(
     assert "failed requests" in failed
     assert "status" in failed
     assert any("baseline: nginx: " in problem for problem in more)
+
+
+def test_redis_whose_gets_find_nothing_is_invalid(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with staged("redis/get-clients-50-pipeline-1", Setting(policy=policy)) as (stage, cast):
+        prepare = cast.client.prepare
+
+        def then_lose_the_value(at: Place, server: Place) -> None:
+            prepare(at, server)
+            redis.ask(at, server, f"DEL {redis.KEY}")
+
+        monkeypatch.setattr(cast.client, "prepare", then_lose_the_value)
+        run = stage.play(cast, Arm.BASELINE, SECONDS)
+    assert "baseline: redis has done 0 of 20000 commands (keyspace_hits)" in problems_of_run(
+        run.evidence
+    )
 
 
 def test_a_baseline_in_which_sockaccel_was_on_for_a_while_is_invalid(
@@ -202,16 +272,38 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_sockaccel_on_the_wrong_cgroup_is_invalid_and_not_slow() -> None:
+def test_sockaccel_on_the_wrong_cgroup_is_invalid_and_not_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with Cgroup(f"sockaccel_wrong_{os.getpid()}") as wrong:
-        done = bench("echo/64", "--seconds", "0.1", "--cgroup", str(wrong.path), "-o", "json")
-    assert done.returncode == 1, done.stderr
+        # sockaccel itself, called by someone who mistakes the cgroup.
+        script = (
+            "import os, sys; argv = sys.argv[1:];"
+            f" argv += ['--cgroup', {str(wrong.path)!r}] if 'enable' in argv else [];"
+            " os.execv(argv[0], argv)"
+        )
+        command = [sys.executable, "-c", script, *COMMAND_OF_SOCKACCEL]
+        monkeypatch.setattr(bench_run, "Setting", partial(Setting, command=command))
+        done = CliRunner().invoke(
+            cli, ["bench", "run", "echo/64", "--seconds", "0.1", "-o", "json"],
+            standalone_mode=False,
+        )  # fmt: skip
+    assert done.return_value == 1, done.stderr
     assert "INVALID  echo/64: accelerated: no byte was redirected" in done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["valid"] is False
     (case,) = result["cases"]
     assert case["ratios"] == []
     assert [run["arm"] for run in case["runs"] if run["problems"]] == ["accelerated"]
+
+
+def test_what_is_measured_is_in_the_cgroup_that_sockaccel_is_on_for(policy: str) -> None:
+    with Cgroup(f"sockaccel_chosen_{os.getpid()}") as chosen:
+        setting = Setting(policy=policy, cgroup=chosen.path)
+        with staged("echo/64", setting) as (stage, cast):
+            runs = [stage.play(cast, arm, SECONDS) for arm in Arm]
+    assert [problems_of_run(run.evidence) for run in runs] == [[]] * len(Arm)
+    assert problems_of_round([run.evidence for run in runs]) == {}
 
 
 def test_a_baseline_beside_another_instance_is_invalid(policy: str) -> None:

@@ -12,10 +12,11 @@ from sockaccel.bench.arms import Arm
 from sockaccel.bench.process import Child
 from sockaccel.bench.proof import Evidence, problems_of_run
 from sockaccel.bench.result import Latency, Load, Proof
+from sockaccel.bench.scenario import load_all
 from sockaccel.bench.workloads import CLIENTS, SERVERS, http, redis
 from sockaccel.bench.workloads.base import compact, latency_values
 from sockaccel.bench.workloads.postgres import _ready, parse_pgbench, read_logs
-from sockaccel.bench.workloads.redis import parse_csv
+from sockaccel.bench.workloads.redis import KEY, exchange_bytes, parse_csv
 from sockaccel.bench.workloads.sockets import SocketClient, compile_sockets, parse_client
 from sockaccel.errors import BenchError, HostError
 
@@ -101,6 +102,16 @@ def test_a_redis_that_ends_at_once_is_said_in_its_own_words(
         redis.RedisServer().start(place, [])
 
 
+@pytest.mark.parametrize("value", ["x", "x" * 64, "x" * 1000])
+def test_an_exchange_with_redis_is_as_long_as_its_protocol_has_it(value: str) -> None:
+    bulk = f"${len(value)}\r\n{value}\r\n"
+    key = f"${len(KEY)}\r\n{KEY}\r\n"
+    get = f"*2\r\n$3\r\nGET\r\n{key}{bulk}"
+    set_ = f"*3\r\n$3\r\nSET\r\n{key}{bulk}+OK\r\n"
+    assert exchange_bytes("get", len(value)) == len(get)
+    assert exchange_bytes("set", len(value)) == len(set_)
+
+
 def test_pgbench_is_read() -> None:
     assert parse_pgbench(PGBENCH) == (30210, 0, 30234.56789)
     assert (
@@ -164,10 +175,38 @@ def test_a_socket_client_that_says_nothing_usable_is_an_error(text: str) -> None
 @pytest.mark.parametrize(("operations", "problems"), [(950, 0), (949, 1)])
 def test_a_fixed_rate_that_is_not_reached_is_a_problem(operations: int, problems: int) -> None:
     client = SocketClient("echo", 64, connections=2, rate=1000)
-    said = parse_client(json.dumps(SOCKETS | {"operations": operations}))
-    outcome = client._outcome([], said)
+    # The last answer came late; the client had sent nothing more.
+    said = parse_client(json.dumps(SOCKETS | {"operations": operations, "seconds": 0.6}))
+    outcome = client._outcome([], said, 0.5)
     assert len(outcome.problems) == problems
     assert outcome.problems == ["949 messages, 1000 were due"] * problems
+
+
+class SocketPlace:
+    """A node whose client is there already, and keeps how long it was given."""
+
+    address = "10.0.0.1"
+    socket = None
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "sockets").touch()
+        self.given: list[float] = []
+
+    def load(self, _argv: Sequence[str], _what: str, seconds: float) -> str:
+        self.given.append(seconds)
+        return json.dumps(SOCKETS)
+
+
+def test_a_client_whose_readers_pause_has_time_until_they_have_read_all(tmp_path: Path) -> None:
+    place: Any = SocketPlace(tmp_path)
+    slow, fast = (
+        load_all()[name].cases[0].client(load_all()[name].client)
+        for name in ("slow-reader", "stream")
+    )
+    slow.load(place, place, 2.0)
+    fast.load(place, place, 2.0)
+    assert place.given == [40.0, 2.0]
 
 
 def test_no_compiler_is_said_with_what_to_install(
@@ -226,7 +265,7 @@ def test_wrks_exit_code_is_not_asked_whether_all_went_well(
     outcome = client.load(place, place, 1.0)
     assert outcome.problems == said
     assert sum(outcome.errors.values()) == 1000 * (said == ["nginx: no live upstreams"])
-    assert outcome.payload_bytes == 612_000
+    assert outcome.payload_bytes == 850_000
     assert outcome.metrics["latency_saturated_us_p99"] == 9.0
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from sockaccel.signals import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 SCENARIOS = load_all()
 
@@ -290,6 +290,27 @@ def test_a_scenario_without_a_form_in_containers_is_an_error(
     error = run("nginx-lb", "--topology", "docker").exception
     assert isinstance(error, HostError)
     assert error.hint == "scripts/setup --docker"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "cpus=one"], "cannot set cpus of 'nginx-lb' to 'one': containers have all"),
+        (["--cgroup", "/a/group"], "cannot measure in cgroup '/a/group': containers are in"),
+    ],
+)
+def test_what_containers_cannot_be_measured_with_is_refused_before_anything_runs(
+    session: Session, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.setattr(bench_run.dockerd, "missing", list)
+    monkeypatch.setattr(bench_run, "check_cgroup", Path)
+    error = run("nginx-lb", "--topology", "docker", *arguments).exception
+    assert isinstance(error, InputError)
+    assert str(error).startswith(said)
+    assert error.hint == "--topology netns"
+    assert session.plan is None
+    run("nginx-lb", *arguments)
+    assert session.plan
 
 
 def test_a_temporary_directory_that_keeps_servers_out_is_said_before_they_are_started(

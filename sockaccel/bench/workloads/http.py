@@ -118,7 +118,8 @@ class Wrk:
         return Outcome(
             requests=report.requests,
             seconds=report.duration_s,
-            payload_bytes=report.requests * self.message_bytes,
+            # A balancer's own requests differ in length, while every hop has the whole response.
+            payload_bytes=report.requests * self._response_bytes,
             packets=2 * report.requests,
             metrics={"req_s": report.requests_per_s, **percentiles},
             argv=argv,
