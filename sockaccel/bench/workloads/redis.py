@@ -195,8 +195,10 @@ def _ask(server: Place, command: str) -> str:
     with socket.socket(family) as connection:
         connection.settimeout(5.0)
         connection.connect(str(server.socket) if server.socket else (server.address, PORT))
-        # QUIT ends the connection, and with it the answer.
-        connection.sendall(f"{command}\r\nQUIT\r\n".encode())
+        words = command.split()
+        # Not as a line, which must not be long. QUIT ends the connection, and with it the answer.
+        asked = f"*{len(words)}\r\n" + "".join(f"${len(each)}\r\n{each}\r\n" for each in words)
+        connection.sendall(f"{asked}QUIT\r\n".encode())
         answer = b""
         while chunk := connection.recv(1 << 16):
             answer += chunk
