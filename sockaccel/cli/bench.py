@@ -19,14 +19,13 @@ from sockaccel.cli.bench_output import (
     FORMS,
     check_writable,
     exit_code,
-    finite,
     gate_option,
     show_result,
     write,
     write_github,
 )
 from sockaccel.cli.bench_run import list_, run
-from sockaccel.cli.main import Settings, output_option
+from sockaccel.cli.main import Settings, a_number, output_option
 from sockaccel.errors import InputError, reason
 from sockaccel.render.bench.document import comparison_document
 from sockaccel.render.bench.text import text
@@ -131,7 +130,7 @@ def compare_files(settings: Settings, a: Path, b: Path) -> None:
     type=click.FloatRange(0, 100, min_open=True, max_open=True),
     default=5.0,
     show_default=True,
-    callback=finite,
+    callback=a_number,
     metavar="PERCENT",
     help="What is to be found.",
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,13 +125,6 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _gates(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[Gate, ...]:
     return tuple(gates.parse(text) for text in texts)
-
-
-def finite(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse what is no number: click takes it for one within every range."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("it is not a number.", param=parameter)
-    return value
 
 
 _FILE = click.Path(path_type=Path)

@@ -17,9 +17,9 @@ from sockaccel.bench.runner import Plan, arms_of, metrics_of, run_plan
 from sockaccel.bench.scenario import TOPOLOGIES, load_all, nearest, overruled
 from sockaccel.bench.stage import Setting, check_setting, default_policy
 from sockaccel.bench.stats import MIN_PAIRS
-from sockaccel.cli.bench_output import exit_code, finite, result_options, show_result
+from sockaccel.cli.bench_output import exit_code, result_options, show_result
 from sockaccel.cli.bench_progress import ProgressLine
-from sockaccel.cli.main import Settings, output_option
+from sockaccel.cli.main import Settings, a_number, output_option
 from sockaccel.errors import HostError, InputError, SockaccelError, reason
 from sockaccel.render.errors import show
 from sockaccel.render.json import print_json
@@ -73,7 +73,7 @@ def _parameter(text: str) -> tuple[str, Any]:
     "--seconds",
     metavar="SECONDS",
     type=click.FloatRange(0.1, 3600),
-    callback=finite,
+    callback=a_number,
     help="Length of a run. Default: the scenario's own.",
 )
 @click.option(

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import click
 
 from sockaccel.agent import presence
-from sockaccel.cli.main import Settings, output_option
+from sockaccel.cli.main import Settings, a_number, output_option
 from sockaccel.datapath import lifecycle, pins, state
 from sockaccel.errors import StateError
 from sockaccel.render.json import print_json
-
-
-def _a_number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    # It is in any range, and no time is ever later: the wait would not end.
-    if value is not None and math.isnan(value):
-        raise click.BadParameter(f"'{value}' is not a number", context, option)
-    return value
 
 
 @click.command("disable", short_help="Put everything back on TCP and unpin.")
@@ -25,7 +16,7 @@ def _a_number(context: click.Context, option: click.Parameter, value: float | No
     "--wait",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    callback=_a_number,
+    callback=a_number,  # no time is ever later than none: the wait would not end
     help="Wait until the last accelerated socket has closed.",
 )
 @output_option

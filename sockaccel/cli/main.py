@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -87,6 +88,13 @@ def output_option(function: F) -> F:
         callback=_set_output,
         help="Form of the result on stdout.",
     )(function)
+
+
+def a_number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Refuse NaN, which click takes for a number within every range. A callback of options."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter(f"'{value}' is not a number", context, option)
+    return value
 
 
 @click.group(

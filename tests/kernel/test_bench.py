@@ -35,7 +35,7 @@ from sockaccel.scope.cgroup import default_cgroup
 from sockaccel.scope.netns import in_netns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sockaccel.bench.workloads.base import Outcome, Place
 
@@ -152,19 +152,31 @@ def test_an_accelerated_run_beside_connections_that_sockaccel_never_saw_is_inval
     assert evidence.proof.redirected_bytes > 64 * evidence.outcome.requests
 
 
+def afterwards(
+    monkeypatch: pytest.MonkeyPatch, cast: Cast, what: str, act: Callable[[Place, Place], None]
+) -> None:
+    """Have something done as soon as the client has prepared or loaded."""
+    does = getattr(cast.client, what)
+
+    def and_then(at: Place, server: Place, *seconds: float) -> Any:
+        done = does(at, server, *seconds)
+        act(at, server)
+        return done
+
+    monkeypatch.setattr(cast.client, what, and_then)
+
+
 def test_a_load_balancer_that_answers_with_errors_is_invalid(
     policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = Setting(policy=policy)
     with staged("nginx-lb/upstream-keepalive-on", setting) as (stage, cast):
-        prepare = cast.client.prepare
 
-        def then_end_the_web_servers(at: Place, server: Place) -> None:
-            prepare(at, server)
+        def end_the_web_servers(*_: Place) -> None:
             for child in stage._children[:2]:
                 child.end()
 
-        monkeypatch.setattr(cast.client, "prepare", then_end_the_web_servers)
+        afterwards(monkeypatch, cast, "prepare", end_the_web_servers)
         run = stage.play(cast, Arm.BASELINE, SECONDS)
     failed, *more = problems_of_run(run.evidence)
     assert failed.startswith("baseline: ")
@@ -177,13 +189,11 @@ def test_redis_whose_gets_find_nothing_is_invalid(
     policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with staged("redis/get-clients-50-pipeline-1", Setting(policy=policy)) as (stage, cast):
-        prepare = cast.client.prepare
 
-        def then_lose_the_value(at: Place, server: Place) -> None:
-            prepare(at, server)
+        def lose_the_value(at: Place, server: Place) -> None:
             redis.ask(at, server, f"DEL {redis.KEY}")
 
-        monkeypatch.setattr(cast.client, "prepare", then_lose_the_value)
+        afterwards(monkeypatch, cast, "prepare", lose_the_value)
         run = stage.play(cast, Arm.BASELINE, SECONDS)
     assert "baseline: redis has done 0 of 20000 commands (keyspace_hits)" in problems_of_run(
         run.evidence
@@ -222,14 +232,11 @@ def test_a_server_that_had_to_be_killed_makes_its_run_invalid(
 ) -> None:
     """What such a one has used is not added up, and would be too little or below nothing."""
     with staged("echo/64", Setting(policy=policy)) as (stage, cast):
-        load = cast.client.load
 
-        def then_stop_the_server(at: Place, server: Place, seconds: float) -> Outcome:
-            outcome = load(at, server, seconds)
+        def stop_the_server(*_: Place) -> None:
             os.kill(stage._children[0].pid, signal.SIGSTOP)
-            return outcome
 
-        monkeypatch.setattr(cast.client, "load", then_stop_the_server)
+        afterwards(monkeypatch, cast, "load", stop_the_server)
         run = stage.play(cast, Arm.BASELINE, SECONDS)
     assert problems_of_run(run.evidence) == [
         "baseline: the server on 'server' had to be killed: what it has used is not known"
@@ -241,14 +248,11 @@ def test_a_postgres_that_was_killed_is_not_taken_for_the_next_one(
     policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with staged("postgres/clients-1", Setting(policy=policy)) as (stage, cast):
-        load = cast.client.load
 
-        def then_kill_the_server(at: Place, server: Place, seconds: float) -> Outcome:
-            outcome = load(at, server, seconds)
+        def kill_the_server(*_: Place) -> None:
             os.kill(stage._children[0].pid, signal.SIGKILL)
-            return outcome
 
-        monkeypatch.setattr(cast.client, "load", then_kill_the_server)
+        afterwards(monkeypatch, cast, "load", kill_the_server)
         for _ in range(3):
             assert stage.play(cast, Arm.BASELINE, SECONDS).evidence.outcome.requests > 0
 

@@ -141,18 +141,18 @@ class RedisBenchmark:
 
 def exchange_bytes(command: str, value_bytes: int) -> int:
     """Return what a command of redis-benchmark and its answer take on their connection: RESP."""
-    value = _bulk_bytes(value_bytes)
-    asked = [
-        _bulk_bytes(len(command)),
-        _bulk_bytes(len(KEY)),
-        *([value] if command == "set" else []),
-    ]
-    answer = value if command == "get" else len("+OK\r\n")
-    return len(f"*{len(asked)}\r\n") + sum(asked) + answer
+    value = "x" * value_bytes
+    if command == "set":
+        return len(_request("set", KEY, value)) + len("+OK\r\n")
+    return len(_request("get", KEY)) + len(_bulk(value))
 
 
-def _bulk_bytes(length: int) -> int:
-    return len(f"${length}\r\n") + length + len("\r\n")
+def _request(*words: str) -> str:
+    return f"*{len(words)}\r\n{''.join(map(_bulk, words))}"
+
+
+def _bulk(text: str) -> str:
+    return f"${len(text)}\r\n{text}\r\n"
 
 
 def parse_csv(text: str, command: str) -> dict[str, float]:
@@ -195,10 +195,8 @@ def _ask(server: Place, command: str) -> str:
     with socket.socket(family) as connection:
         connection.settimeout(5.0)
         connection.connect(str(server.socket) if server.socket else (server.address, PORT))
-        words = command.split()
         # Not as a line, which must not be long. QUIT ends the connection, and with it the answer.
-        asked = f"*{len(words)}\r\n" + "".join(f"${len(each)}\r\n{each}\r\n" for each in words)
-        connection.sendall(f"{asked}QUIT\r\n".encode())
+        connection.sendall((_request(*command.split()) + _request("QUIT")).encode())
         answer = b""
         while chunk := connection.recv(1 << 16):
             answer += chunk
